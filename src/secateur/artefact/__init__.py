@@ -1,0 +1,7 @@
+"""A pruned model on disk: a folder with safetensors for the weights and one JSON for the plan. No pickle, no half-written state."""
+
+from secateur.artefact.dense import load_weights
+from secateur.artefact.folder import load, read, save
+from secateur.artefact.manifest import Artefact, StoredTensor, WeightsFile
+
+__all__ = ["Artefact", "StoredTensor", "WeightsFile", "load", "load_weights", "read", "save"]

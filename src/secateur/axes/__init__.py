@@ -1,0 +1,35 @@
+"""What may be removed from a network: labels, units, axes, plans. Integers only; knows no framework."""
+
+from secateur.axes.build import Run, build_network
+from secateur.axes.labels import ONE, Dim, Dims, Fixed, Integers, Labels, Reason
+from secateur.axes.network import Axis, Cost, Frozen, Network, Scores, Slot, TensorSpec
+from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
+from secateur.axes.sizes import Attribute, Expression, Operation, SizeUse, Width
+
+__all__ = [
+    "ONE",
+    "Attribute",
+    "AttributeChange",
+    "Axis",
+    "AxisCut",
+    "Cost",
+    "Dim",
+    "Dims",
+    "Expression",
+    "Fixed",
+    "Frozen",
+    "Integers",
+    "Labels",
+    "Network",
+    "Operation",
+    "Plan",
+    "Reason",
+    "Run",
+    "Scores",
+    "SizeUse",
+    "Slot",
+    "TensorCut",
+    "TensorSpec",
+    "Width",
+    "build_network",
+]

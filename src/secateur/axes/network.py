@@ -1,0 +1,277 @@
+"""A network as what can be removed from it: axes, where their units live, what each costs, and what is frozen and why.
+
+Plain data: strings and integer arrays. A frontend fills it (`secateur.axes.build`), allocators read it, and `Network.plan` turns
+a choice of units into a `Plan`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from secateur.axes.labels import Integers
+from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
+from secateur.axes.sizes import SizeUse, count_kept, follow
+from secateur.errors import PlanError
+
+Scores = Mapping[str, NDArray[np.float64]]
+"""For each axis' name one number a unit (`[axis.size]`); higher means keep."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One place where the units of an axis live: `positions` positions a unit, along one dim of one tensor."""
+
+    tensor: str
+    dim: int
+    positions: int
+
+    def __str__(self) -> str:
+        return f"{self.tensor}:{self.dim}"
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A set of interchangeable units: a permutation symmetry of the network.
+
+    Attributes:
+        name: The module that first holds it; made unique with `#2`, `#3`...
+        size: The number of units.
+        exact: Removing a unit equals zeroing it. False where a mean, variance, norm or softmax runs over the axis.
+        slots: Every place where its units live.
+    """
+
+    name: str
+    size: int
+    exact: bool
+    slots: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Positions of one dim that must stay, and why.
+
+    Attributes:
+        tensor: The parameter or buffer.
+        dim: Which of its dims.
+        count: How many of the dim's positions.
+        reason: Why, in words.
+        where: The line of the user's code that decides it.
+    """
+
+    tensor: str
+    dim: int
+    count: int
+    reason: str
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Shape and storage of a parameter or buffer."""
+
+    shape: tuple[int, ...]
+    itemsize: int
+    parameter: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contraction:
+    """One operator that multiplies and adds: it takes `factor` times the product of its dims' kept sizes multiply-adds.
+
+    Attributes:
+        factor: The product of the sizes that never change (batch, pixels, tokens, kernel).
+        dims: The dims that may shrink, as units `[factors, n]`.
+        where: The module and line it belongs to.
+    """
+
+    factor: int
+    dims: tuple[Integers, ...]
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a network costs.
+
+    Attributes:
+        parameters: Numbers in its parameters; tied ones once.
+        macs: Multiply-adds of one run on the example inputs (one multiply-add counts 1), contractions only.
+        bytes: Bytes of parameters and buffers.
+    """
+
+    parameters: int
+    macs: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """What can be removed from a network, and what cannot.
+
+    Attributes:
+        axes: The prunable axes, in the order in which the network meets them.
+        frozen: What must stay, with reasons.
+        tensors: Every parameter and buffer, by its name in the state dict; tied ones under their first name.
+        dims: For each tensor, each dim's units `[factors, n]` as global unit numbers, -1 = always there; None = never shrinks.
+        contractions: What multiplies and adds, for the cost.
+        uses: The integers of the code that must follow.
+        opened: Paths of fused modules that were opened to be watched.
+    """
+
+    axes: tuple[Axis, ...]
+    frozen: tuple[Frozen, ...]
+    tensors: Mapping[str, TensorSpec]
+    dims: Mapping[str, tuple[Integers | None, ...]] = field(repr=False)
+    contractions: tuple[Contraction, ...] = field(repr=False, default=())
+    uses: tuple[SizeUse, ...] = field(repr=False, default=())
+    opened: tuple[str, ...] = field(repr=False, default=())
+
+    @cached_property
+    def unit_count(self) -> int:
+        """The number of units of all axes together."""
+        return sum(axis.size for axis in self.axes)
+
+    @cached_property
+    def _starts(self) -> dict[str, int]:
+        starts = np.cumsum([0, *(axis.size for axis in self.axes)])
+        return {axis.name: int(start) for axis, start in zip(self.axes, starts, strict=False)}
+
+    def axis(self, name: str) -> Axis:
+        """The axis of that name.
+
+        Raises:
+            PlanError: There is none.
+        """
+        if name not in self._starts:
+            raise PlanError(f"no axis is called {name!r}; the axes are: {', '.join(self._starts) or 'none'}")
+        return next(axis for axis in self.axes if axis.name == name)
+
+    def unit_range(self, name: str) -> slice:
+        """Where the units of an axis lie among all units."""
+        start = self._starts[self.axis(name).name]
+        return slice(start, start + self.axis(name).size)
+
+    def units(self, tensor: str) -> tuple[Integers | None, ...]:
+        """For each dim of a tensor its units `[factors, n]`, or None where it never shrinks."""
+        return self.dims[tensor]
+
+    def cost(self, counts: Mapping[str, int] | None = None) -> Cost:
+        """The cost with `counts` units left of each axis; axes not named stay whole.
+
+        It depends on the numbers alone, because the units of an axis are interchangeable.
+        """
+        kept = np.array([(counts or {}).get(axis.name, axis.size) for axis in self.axes], dtype=np.int64)
+        return self._cost_model.cost(kept)
+
+    @cached_property
+    def _cost_model(self) -> "_CostModel":
+        return _CostModel(self)
+
+    def plan(self, kept: Mapping[str, ArrayLike]) -> Plan:
+        """Turn a choice of units into a plan.
+
+        Args:
+            kept: For an axis' name the units that stay. Axes not named stay whole.
+
+        Raises:
+            PlanError: An unknown axis, a unit out of range, or an axis left empty.
+            AttributeFollowError: An integer in the user's code cannot follow.
+        """
+        mask = np.ones(self.unit_count, dtype=bool)
+        for name, units in kept.items():
+            mask[self.unit_range(name)] = self._mask(name, units)
+        return self.plan_from_mask(mask)
+
+    def plan_from_mask(self, mask: NDArray[np.bool_]) -> Plan:
+        """The plan that keeps the units where `mask[unit]`, over all units, is true."""
+        axes = tuple(
+            AxisCut(a.name, a.size, tuple(np.flatnonzero(mask[self.unit_range(a.name)]).tolist())) for a in self.axes
+        )
+        attributes = follow(self.uses, count_kept(mask))
+        return Plan(
+            axes=axes,
+            tensors=tuple(cut for name in self.dims if (cut := self._cut(name, mask)) is not None),
+            attributes=tuple(
+                AttributeChange(a.module, a.name, a.index, a.value, new)
+                for a, new in sorted(attributes.items(), key=lambda item: str(item[0]))
+                if new != a.value
+            ),
+            opened=self.opened,
+        )
+
+    def _mask(self, name: str, units: ArrayLike) -> NDArray[np.bool_]:
+        size, given = self.axis(name).size, np.asarray(units)
+        if given.dtype == bool and given.shape == (size,):
+            mask = given.copy()
+        else:
+            if given.size and (given.dtype.kind not in "iu" or given.min() < 0 or given.max() >= size):
+                raise PlanError(f"axis {name!r} has units 0..{size - 1}; got {units!r}")
+            mask = np.zeros(size, dtype=bool)
+            mask[given.astype(np.int64)] = True
+        if not mask.any():
+            raise PlanError(f"axis {name!r} would be left without units; keep at least one of its {size}")
+        return mask
+
+    def _cut(self, name: str, mask: NDArray[np.bool_]) -> TensorCut | None:
+        padded = np.append(mask, True)
+        kept: list[tuple[int, ...] | None] = []
+        for dim in self.dims[name]:
+            stays = None if dim is None else padded[dim].all(axis=0)
+            kept.append(None if stays is None or stays.all() else tuple(np.flatnonzero(stays).tolist()))
+        if all(positions is None for positions in kept):
+            return None
+        return TensorCut(name, self.tensors[name].shape, tuple(kept))
+
+
+class _CostModel:
+    """Costs as sums of products of counts: `factor * prod over dims of (sum over segments of positions * prod kept/size)`."""
+
+    def __init__(self, network: Network) -> None:
+        sizes = np.array([axis.size for axis in network.axes], dtype=np.int64)
+        self._axis_of = np.append(np.repeat(np.arange(len(sizes)), sizes), -1)
+        self._sizes = sizes
+        self._dims: list[list[tuple[int, tuple[int, ...]]]] = []
+        self._known: dict[int, int] = {}
+        self._tensors = [
+            (spec, [self._dim(d) if d is not None else n for d, n in zip(network.dims[name], spec.shape, strict=True)])
+            for name, spec in network.tensors.items()
+        ]
+        self._tensor_fixed = [[d is None for d in network.dims[name]] for name in network.tensors]
+        self._operations = [(c.factor, [self._dim(d) for d in c.dims]) for c in network.contractions]
+
+    def _dim(self, units: Integers) -> int:
+        if id(units) in self._known:
+            return self._known[id(units)]
+        axes = np.sort(self._axis_of[units], axis=0)
+        segments, positions = np.unique(axes, axis=1, return_counts=True)
+        self._dims.append(
+            [(int(n), tuple(int(a) for a in column if a >= 0)) for column, n in zip(segments.T, positions, strict=True)]
+        )
+        self._known[id(units)] = len(self._dims) - 1
+        return len(self._dims) - 1
+
+    def cost(self, kept: NDArray[np.int64]) -> Cost:
+        counts = [sum(self._segment(n, axes, kept) for n, axes in dim) for dim in self._dims]
+        parameters = total = 0
+        for (spec, dims), fixed in zip(self._tensors, self._tensor_fixed, strict=True):
+            numbers = _product(d if f else counts[d] for d, f in zip(dims, fixed, strict=True))
+            parameters += numbers if spec.parameter else 0
+            total += numbers * spec.itemsize
+        macs = sum(factor * _product(counts[d] for d in dims) for factor, dims in self._operations)
+        return Cost(parameters, macs, total)
+
+    def _segment(self, positions: int, axes: tuple[int, ...], kept: NDArray[np.int64]) -> int:
+        """Positions whose factors are units of `axes`: as many for each combination of units, since units are alike."""
+        for axis in axes:
+            positions = positions * int(kept[axis]) // int(self._sizes[axis])
+        return positions
+
+
+def _product(numbers: "Sequence[int] | object") -> int:
+    result = 1
+    for number in numbers:  # type: ignore[attr-defined]
+        result *= int(number)
+    return result

@@ -1,0 +1,182 @@
+"""A plan: which units stay. Plain data, equal in every framework, applied as often as you like."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.errors import PlanError
+
+
+@dataclass(frozen=True, slots=True)
+class AxisCut:
+    """Which units of one axis stay.
+
+    Attributes:
+        name: The axis' name in its network.
+        size: Its number of units before.
+        kept: The units that stay, ascending.
+    """
+
+    name: str
+    size: int
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorCut:
+    """Which positions of one parameter or buffer stay.
+
+    Attributes:
+        name: The tensor's name in the model's state dict.
+        shape: Its shape before.
+        kept: For each dim the positions that stay, ascending, or None where all do.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kept: tuple[tuple[int, ...] | None, ...]
+
+    @property
+    def shape_after(self) -> tuple[int, ...]:
+        """The tensor's shape once the plan is applied."""
+        return tuple(n if kept is None else len(kept) for n, kept in zip(self.shape, self.kept, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeChange:
+    """An integer that a module keeps and that must follow.
+
+    Attributes:
+        module: The module's path; empty for the model itself.
+        name: The attribute.
+        index: Which element of a tuple or list, or None.
+        old: Its value in the dense model.
+        new: Its value in the compact model.
+    """
+
+    module: str
+    name: str
+    index: int | None
+    old: int
+    new: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What stays of a network: by axis, by tensor, and the integers that follow.
+
+    Attributes:
+        axes: Every prunable axis of the network with its kept units.
+        tensors: The tensors that shrink.
+        attributes: The integers of modules that change.
+        opened: Paths of fused library modules that are replaced by their open form, because heads of them go.
+    """
+
+    axes: tuple[AxisCut, ...]
+    tensors: tuple[TensorCut, ...]
+    attributes: tuple[AttributeChange, ...] = ()
+    opened: tuple[str, ...] = ()
+
+    @property
+    def kept(self) -> dict[str, NDArray[np.int64]]:
+        """The kept units of every axis, by name: the argument that `Network.plan` takes."""
+        return {axis.name: np.array(axis.kept, dtype=np.int64) for axis in self.axes}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many units of every axis stay."""
+        return {axis.name: len(axis.kept) for axis in self.axes}
+
+    def then(self, second: "Plan") -> "Plan":
+        """This plan followed by one for the model that it gives, as one plan for the dense model."""
+        mine = {cut.name: cut for cut in self.tensors}
+        theirs = {cut.name: cut for cut in second.tensors}
+        tensors = [_chained(mine.get(name), theirs.get(name)) for name in {**mine, **theirs}]
+        changed = {(a.module, a.name, a.index): a for a in self.attributes}
+        for a in second.attributes:
+            first = changed.get((a.module, a.name, a.index))
+            changed[a.module, a.name, a.index] = a if first is None else replace(a, old=first.old)
+        later = {axis.name: axis for axis in second.axes}
+        axes = []
+        for axis in self.axes:
+            cut = later.get(axis.name)
+            fits = cut is not None and cut.size == len(axis.kept)
+            axes.append(replace(axis, kept=tuple(axis.kept[i] for i in cut.kept)) if fits and cut is not None else axis)
+        opened = tuple(dict.fromkeys((*self.opened, *second.opened)))
+        return Plan(tuple(axes), tuple(tensors), tuple(changed.values()), opened)
+
+    def __str__(self) -> str:
+        cut = [axis for axis in self.axes if len(axis.kept) < axis.size]
+        lines = [f"{axis.name}: {axis.size} -> {len(axis.kept)}" for axis in cut]
+        return "\n".join([f"Plan: {len(cut)} of {len(self.axes)} axes shrink", *lines])
+
+    def to_json(self) -> str:
+        """The plan as JSON text; equal plans give equal text."""
+        return json.dumps(asdict(self), indent=None, separators=(",", ":"), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """Read what `to_json` wrote.
+
+        Raises:
+            PlanError: The text is no plan.
+        """
+        try:
+            return cls.from_data(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise PlanError(f"not a plan: {error}; write one with plan.to_json()") from error
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> "Plan":
+        """Build a plan from parsed JSON.
+
+        Raises:
+            PlanError: A field is missing or of the wrong kind.
+        """
+        try:
+            return cls(
+                axes=tuple(AxisCut(str(a["name"]), int(a["size"]), _kept(a["kept"], int(a["size"]))) for a in data["axes"]),
+                tensors=tuple(_tensor_cut(t) for t in data["tensors"]),
+                attributes=tuple(
+                    AttributeChange(
+                        str(a["module"]),
+                        str(a["name"]),
+                        None if a["index"] is None else int(a["index"]),
+                        int(a["old"]),
+                        int(a["new"]),
+                    )
+                    for a in data["attributes"]
+                ),
+                opened=tuple(str(path) for path in data["opened"]),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise PlanError(f"not a plan: {type(error).__name__} {error}; write one with plan.to_json()") from error
+
+
+def _chained(first: TensorCut | None, second: TensorCut | None) -> TensorCut:
+    """Two cuts of one tensor, the second in positions of the first's result."""
+    if first is None or second is None:
+        found = first or second
+        assert found is not None
+        return found
+    kept = tuple(
+        b if a is None else a if b is None else tuple(a[i] for i in b) for a, b in zip(first.kept, second.kept, strict=True)
+    )
+    return TensorCut(first.name, first.shape, kept)
+
+
+def _tensor_cut(data: Mapping[str, Any]) -> TensorCut:
+    shape = tuple(int(n) for n in data["shape"])
+    kept = tuple(None if k is None else _kept(k, n) for k, n in zip(data["kept"], shape, strict=True))
+    return TensorCut(str(data["name"]), shape, kept)
+
+
+def _kept(positions: Any, size: int) -> tuple[int, ...]:
+    kept = tuple(int(position) for position in positions)
+    if any(b <= a for a, b in zip(kept, kept[1:], strict=False)) or (kept and not 0 <= kept[0] <= kept[-1] < size):
+        raise ValueError(f"kept positions must be ascending and lie in 0..{size - 1}")
+    return kept

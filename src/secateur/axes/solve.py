@@ -1,0 +1,280 @@
+"""From what a run said about labels to units: union-find over the ties, then the definitions until they agree.
+
+A class of tied labels is either *composite* (some definition says which factors it consists of) or *primitive*. Two definitions
+of one class must agree: equal partitions of the same positions are unified factor by factor, a coarser one refines a finer one
+(8 groups against 4 heads of 2 groups each), and what cannot be matched is frozen. Free primitive classes are the units.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from secateur.axes.labels import CONSTANT, Definition, Integers, Labels, Reason
+
+FREE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What the labels turned out to be.
+
+    Attributes:
+        primitive: For each label, the rows of classes it consists of: `primitive[k, label]`, padded with `CONSTANT`.
+        reasons: For each class, the index into `labels.frozen` of the reason it must stay, or `FREE`.
+        exact: For each class, whether removing it equals zeroing it.
+        signature: For each class, a number that is equal for interchangeable classes.
+    """
+
+    primitive: Integers
+    reasons: Integers
+    exact: np.ndarray
+    signature: np.ndarray
+
+
+def solve(labels: Labels) -> Solution:
+    """Unify all ties and definitions of a run."""
+    solver = _Solver(labels)
+    solver.unify_definitions()
+    primitive = solver.expand(np.arange(labels.count, dtype=np.int64)[None])
+    return Solution(
+        primitive=primitive,
+        reasons=_frozen_classes(labels, primitive),
+        exact=_exact_classes(labels, primitive),
+        signature=_signatures(labels, primitive),
+    )
+
+
+class _Solver:
+    def __init__(self, labels: Labels) -> None:
+        self.labels = labels
+        self.definitions = list(labels.definitions)
+        self.reunite()
+
+    def reunite(self) -> None:
+        """Recompute the classes of tied labels: `root[label]` is the smallest label of its class."""
+        count = self.labels.count
+        if not self.labels.ties:
+            self.root = np.arange(count, dtype=np.int64)
+            return
+        left = np.concatenate([pair[0] for pair in self.labels.ties])
+        right = np.concatenate([pair[1] for pair in self.labels.ties])
+        graph = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(count, count))
+        _, component = connected_components(graph, directed=False)
+        smallest = np.full(component.max(initial=-1) + 1, count, dtype=np.int64)
+        np.minimum.at(smallest, component, np.arange(count))
+        self.root = smallest[component]
+
+    def roots(self, labels: Integers) -> Integers:
+        found: Integers = np.where(labels == CONSTANT, CONSTANT, self.root[labels])
+        return found
+
+    def unify_definitions(self) -> None:
+        """Make all definitions of one class agree; ends because every step ties, refines or freezes something."""
+        while True:
+            self._index_definitions()
+            before = (len(self.labels.ties), self.labels.count)
+            for definition, owner, at, owner_at in list(self._overlaps()):
+                self._unify(definition, at, owner, owner_at)
+            self.definitions = [*self._owners, *self._added]
+            if (len(self.labels.ties), self.labels.count) == before:
+                return
+            self.reunite()
+
+    def _index_definitions(self) -> None:
+        """Give each class the first definition that speaks of it; one-factor definitions are mere ties."""
+        self._added: list[Definition] = []
+        self._owners: list[Definition] = []
+        self._overlapping: list[tuple[Definition, Integers]] = []
+        self.owner = np.full(self.labels.count, -1, dtype=np.int64)
+        self.owner_at = np.zeros(self.labels.count, dtype=np.int64)
+        for definition in self.definitions:
+            roots, factors = self.roots(definition.labels), self.roots(definition.factors)
+            unique, first = np.unique(roots, return_index=True)
+            if len(first) < len(roots):
+                again = np.setdiff1d(np.arange(len(roots)), first)
+                repeated = Definition(roots[again], factors[:, again], definition.reason)
+                self._overlapping.append((repeated, np.arange(len(again))))
+            roots, canonical = unique, Definition(unique, factors[:, first], definition.reason)
+            new = self.owner[roots] < 0
+            if (~new).any():
+                self._overlapping.append((canonical, np.flatnonzero(~new)))
+            if not new.any():
+                continue
+            self.owner[roots[new]] = len(self._owners)
+            self.owner_at[roots[new]] = np.arange(int(new.sum()))
+            self._owners.append(Definition(roots[new], canonical.factors[:, new], definition.reason))
+
+    def _overlaps(self) -> Iterator[tuple[Definition, Definition, Integers, Integers]]:
+        """Pairs of definitions that speak of the same classes, with the positions where they meet."""
+        for definition, shared in self._overlapping:
+            owners = self.owner[definition.labels[shared]]
+            for owner in np.unique(owners):
+                at = shared[owners == owner]
+                yield definition, self._owners[owner], at, self.owner_at[definition.labels[at]]
+
+    def _unify(self, left: Definition, left_at: Integers, right: Definition, right_at: Integers) -> None:
+        """Match the factors of two definitions of the same positions."""
+        ours = _rows(self.expand(left.factors[:, left_at]))
+        theirs = _rows(self.expand(right.factors[:, right_at]))
+        while True:
+            ours, theirs = _without_common(ours, theirs)
+            if not ours and not theirs:
+                return
+            if (pair := _same_partition(ours, theirs)) is not None:
+                i, j = pair
+                both = (ours[i] != CONSTANT) & (theirs[j] != CONSTANT)
+                self.labels.ties.append((ours.pop(i)[both], theirs.pop(j)[both]))
+            elif not (self._refine(ours, theirs, left.reason) or self._refine(theirs, ours, left.reason)):
+                text = "seen as two groupings that do not fit each other"
+                for row in (*ours, *theirs):
+                    self.labels.freeze(row[row != CONSTANT], Reason(text, left.reason.where))
+                return
+
+    def _refine(self, coarse: list[Integers], fine: list[Integers], reason: Reason) -> bool:
+        """Where a fine factor is a coarse one times a rest, define it so, and replace it in `fine`."""
+        for a in coarse:
+            for j, c in enumerate(fine):
+                rest = _rest_within(a, c)
+                if rest is None:
+                    continue
+                size = int(rest.max()) + 1
+                extra = self.labels.fresh(size)
+                assert isinstance(extra, np.ndarray)
+                row = extra[0][rest]
+                unique, first = np.unique(c, return_index=True)
+                self._added.append(Definition(unique, np.stack([a[first], row[first]]), reason))
+                self._grow()
+                fine[j : j + 1] = [a, row]
+                return True
+        return False
+
+    def _grow(self) -> None:
+        """Room for the labels that a refinement made."""
+        more = np.arange(len(self.root), self.labels.count, dtype=np.int64)
+        self.root = np.concatenate([self.root, more])
+        self.owner = np.concatenate([self.owner, np.full(len(more), -1)])
+        self.owner_at = np.concatenate([self.owner_at, np.zeros(len(more), dtype=np.int64)])
+
+    def expand(self, factors: Integers) -> Integers:
+        """Replace composite classes by their factors until only primitive ones are left: `[m, n] -> [m', n]`."""
+        rows = self.roots(factors)
+        for _ in range(64):
+            owners = np.where(rows == CONSTANT, -1, self.owner[rows])
+            if (owners < 0).all():
+                return _compacted(rows)
+            rows = self._expand_once(rows, owners)
+        raise AssertionError("definitions of labels run in a circle")
+
+    def _expand_once(self, rows: Integers, owners: Integers) -> Integers:
+        width = max(len(self._owners[owner].factors) for owner in np.unique(owners[owners >= 0]))
+        out = np.full((len(rows) * width, rows.shape[1]), CONSTANT, dtype=np.int64)
+        out[::width] = np.where(owners >= 0, CONSTANT, rows)
+        for owner in np.unique(owners[owners >= 0]):
+            row, column = np.nonzero(owners == owner)
+            factors = self.roots(self._owners[owner].factors)[:, self.owner_at[rows[row, column]]]
+            for f, values in enumerate(factors):
+                out[row * width + f, column] = values
+        return out
+
+
+def _compacted(rows: Integers) -> Integers:
+    """Drop repeated classes of a column, then empty rows; the rows that stay keep their order."""
+    if len(rows) == 1:
+        return rows
+    rows = rows.copy()
+    for k in range(1, len(rows)):
+        rows[k][(rows[:k] == rows[k]).any(axis=0)] = CONSTANT
+    used = (rows != CONSTANT).any(axis=1)
+    used[0] = True
+    return rows[used]
+
+
+def _rows(factors: Integers) -> list[Integers]:
+    return [row for row in factors if (row != CONSTANT).any()]
+
+
+def _without_common(left: list[Integers], right: list[Integers]) -> tuple[list[Integers], list[Integers]]:
+    """Drop factors that both sides have, position by position."""
+    if not left or not right:
+        return left, right
+    a, b = np.stack(left), np.stack(right)
+    in_both = (a[:, None] == b[None]) & (a != CONSTANT)[:, None]
+    a = np.where(in_both.any(axis=1), CONSTANT, a)
+    b = np.where(in_both.any(axis=0), CONSTANT, b)
+    return _rows(a), _rows(b)
+
+
+def _pairs(a: Integers, c: Integers) -> tuple[int, int, int]:
+    """The number of distinct values of `a`, of `c`, and of both together."""
+    both = a * (np.int64(c.max(initial=0)) + 2) + c
+    return len(np.unique(a)), len(np.unique(c)), len(np.unique(both))
+
+
+def _same_partition(left: list[Integers], right: list[Integers]) -> tuple[int, int] | None:
+    for i, a in enumerate(left):
+        for j, c in enumerate(right):
+            if np.array_equal(a == CONSTANT, c == CONSTANT):
+                na, nc, both = _pairs(a, c)
+                if na == nc == both:
+                    return i, j
+    return None
+
+
+def _rest_within(coarse: Integers, fine: Integers) -> Integers | None:
+    """The index of each fine value within its coarse one, or None where `fine` is no even refinement of `coarse`."""
+    if (coarse == CONSTANT).any() or (fine == CONSTANT).any():
+        return None
+    na, nc, both = _pairs(coarse, fine)
+    if both != nc or nc <= na or na <= 1 or nc % na:
+        return None
+    unique, first, inverse = np.unique(fine, return_index=True, return_inverse=True)
+    owner = coarse[first]
+    order = np.lexsort((first, owner))
+    sizes = np.unique(owner, return_counts=True)[1]
+    if (sizes != nc // na).any():
+        return None
+    rank = np.empty(len(unique), dtype=np.int64)
+    rank[order] = np.tile(np.arange(nc // na), na)
+    return rank[inverse]
+
+
+def _frozen_classes(labels: Labels, primitive: Integers) -> Integers:
+    """The first reason each class is frozen for; a frozen composite freezes all its factors."""
+    reasons = np.full(labels.count, len(labels.frozen), dtype=np.int64)
+    if labels.frozen:
+        sizes = [len(frozen) for frozen, _ in labels.frozen]
+        frozen = np.concatenate([frozen for frozen, _ in labels.frozen])
+        index = np.repeat(np.arange(len(sizes)), sizes)
+        index, frozen = index[frozen != CONSTANT], frozen[frozen != CONSTANT]
+        for row in primitive:
+            classes = row[frozen]
+            np.minimum.at(reasons, classes[classes != CONSTANT], index[classes != CONSTANT])
+    reasons[reasons == len(labels.frozen)] = FREE
+    return reasons
+
+
+def _exact_classes(labels: Labels, primitive: Integers) -> np.ndarray:
+    exact = np.ones(labels.count, dtype=bool)
+    for crossed in labels.normalised:
+        for row in primitive:
+            classes = row[crossed[crossed != CONSTANT]]
+            exact[classes[classes != CONSTANT]] = False
+    return exact
+
+
+def _signatures(labels: Labels, primitive: Integers) -> np.ndarray:
+    """Sum, over all the places a class was met, of a random number of the place."""
+    generator = np.random.default_rng(0)
+    marks = np.zeros(labels.count, dtype=np.uint64)
+    for context in labels.contexts.values():
+        for row in context:
+            mark = generator.integers(0, 2**63, dtype=np.uint64)
+            np.add.at(marks, row[row != CONSTANT], mark)
+    signature = np.zeros(labels.count, dtype=np.uint64)
+    for row in primitive:
+        there = row != CONSTANT
+        np.add.at(signature, row[there], marks[there])
+    return signature

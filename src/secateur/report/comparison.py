@@ -1,0 +1,142 @@
+"""Dense against pruned: the quantities of both networks, what was asked of them, and how long both took."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from secateur.errors import ArtefactError
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One quantity of the dense and of the pruned network.
+
+    Attributes:
+        name: What it is, as a noun: `accuracy`, `MACs`, `median latency`.
+        unit: `""` for counts and plain numbers, `"B"` for bytes, `"%"`, `"ms"`, or any other text.
+        dense: Its value before, in the unit; None where it was not measured.
+        pruned: Its value after.
+        better: Which way is good.
+        compare: `"ratio"` for sizes and times; `"difference"` for accuracies and other metrics.
+        spread: Half the interquartile range of dense and of pruned, in the unit, where it was measured repeatedly.
+
+    Example:
+        >>> row = Row("MACs", "", 41_000_000, 20_500_000, better="lower")
+        >>> row.change, row.verdict
+        (0.5, 'better')
+    """
+
+    name: str
+    unit: str
+    dense: float | None
+    pruned: float | None
+    better: Literal["lower", "higher"]
+    compare: Literal["ratio", "difference"] = "ratio"
+    spread: tuple[float, float] | None = None
+
+    @property
+    def change(self) -> float | None:
+        """Pruned over dense, or pruned less dense; None where there is no such number."""
+        if self.dense is None or self.pruned is None:
+            return None
+        if self.compare == "difference":
+            return self.pruned - self.dense
+        return self.pruned / self.dense if self.dense else None
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "same", "unclear"] | None:
+        """What the change means; unclear where it is no larger than the two spreads together, or not a number."""
+        if self.dense is None or self.pruned is None:
+            return None
+        gain = self.dense - self.pruned if self.better == "lower" else self.pruned - self.dense
+        if math.isnan(gain):
+            return "unclear"
+        if gain == 0:
+            return "same"
+        if self.spread is not None and abs(gain) <= sum(self.spread):
+            return "unclear"
+        return "better" if gain > 0 else "worse"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One part of what was asked for.
+
+    Attributes:
+        name: The quantity: `MACs`, `accuracy drop`.
+        unit: Its unit, as in `Row`.
+        limit: The most that is allowed where lower is better, the least where higher is.
+        reached: What the pruned network has; None where it was not measured.
+        better: Which way is good.
+    """
+
+    name: str
+    unit: str
+    limit: float
+    reached: float | None
+    better: Literal["lower", "higher"] = "lower"
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the limit holds; None where it was not measured."""
+        if self.reached is None:
+            return None
+        return self.reached <= self.limit if self.better == "lower" else self.reached >= self.limit
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What a list of measured times comes down to, all in ms.
+
+    Attributes:
+        count: How many were measured.
+        low: The first quartile.
+        median: The median.
+        high: The third quartile.
+        p99: The 99th percentile, interpolated linearly.
+    """
+
+    count: int
+    low: float
+    median: float
+    high: float
+    p99: float
+
+    @classmethod
+    def of(cls, samples: tuple[float, ...]) -> "Times":
+        """Summarise at least one sample."""
+        return cls(len(samples), *np.percentile(np.array(samples), [25, 50, 75, 99]).tolist())
+
+    @property
+    def spread(self) -> float:
+        """Half the interquartile range."""
+        return (self.high - self.low) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyRecord:
+    """Measured times of single runs of both networks, taken in turns.
+
+    Attributes:
+        name: What was run: `batch of 1, 2 threads`.
+        dense: Times of the dense network in ms, in the order of measurement; at least one.
+        pruned: Times of the pruned network in ms, likewise.
+    """
+
+    name: str
+    dense: tuple[float, ...]
+    pruned: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.dense or not self.pruned:
+            raise ArtefactError(f"latency {self.name!r} of the record has no samples: measure it, or leave it out")
+
+    def rows(self) -> tuple[Row, Row]:
+        """The median, with its spread, and the 99th percentile, as rows of the comparison."""
+        dense, pruned = Times.of(self.dense), Times.of(self.pruned)
+        return (
+            Row("median latency", "ms", dense.median, pruned.median, "lower", spread=(dense.spread, pruned.spread)),
+            Row("p99 latency", "ms", dense.p99, pruned.p99, "lower"),
+        )

@@ -1,0 +1,76 @@
+"""What a run comes to, in sentences."""
+
+from collections.abc import Iterable, Sequence
+
+from secateur.report.comparison import Goal, Row
+from secateur.report.quantity import TIMES, comparison, quantity, share
+from secateur.report.record import AxisRecord, RunRecord
+
+
+def summary(record: RunRecord) -> tuple[str, ...]:
+    """The result in a few sentences, made of what was recorded and nothing else."""
+    ratios = [row for row in record.rows if row.compare == "ratio" and row.change is not None]
+    differences = [row for row in record.rows if row.compare == "difference" and row.change is not None]
+    sentences = (_ratios(ratios), *(_difference(row) for row in differences), _units(record.axes))
+    return tuple(sentence for sentence in sentences if sentence)
+
+
+def goals_met(goals: Sequence[Goal]) -> tuple[bool, str] | None:
+    """Whether what was asked for holds, and the words for it; None where nothing was asked or measured."""
+    measured = [goal for goal in goals if goal.met is not None]
+    if not measured:
+        return None
+    missed = sum(not goal.met for goal in measured)
+    unmeasured = len(goals) - len(measured)
+    words = f"{missed} of {_count(len(goals), 'goal')} missed" if missed else _all(len(measured), "goal", "met")
+    return missed == 0, words + (f", {unmeasured} not measured" if unmeasured else "")
+
+
+def proofs_hold(passed: Sequence[bool]) -> tuple[bool, str] | None:
+    """Whether every proof holds, and the words for it; None where none was run."""
+    if not passed:
+        return None
+    failed = len(passed) - sum(passed)
+    return failed == 0, f"{failed} of {_count(len(passed), 'proof')} failed" if failed else _all(
+        len(passed), "proof", "held"
+    )
+
+
+def _ratios(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    return f"The pruned network has {_list(f'{comparison(row)} the {row.name}' for row in rows)} of the dense one."
+
+
+def _difference(row: Row) -> str:
+    moved = "stays" if row.verdict == "same" else "goes"
+    name = row.name[:1].upper() + row.name[1:]
+    if row.verdict == "same":
+        return f"{name} {moved} at {quantity(row.dense, row.unit)}."
+    return f"{name} {moved} from {quantity(row.dense, row.unit)} to {quantity(row.pruned, row.unit)} ({comparison(row)})."
+
+
+def _units(axes: Sequence[AxisRecord]) -> str:
+    if not axes:
+        return ""
+    units, kept = sum(axis.size for axis in axes), sum(len(axis.kept) for axis in axes)
+    cut = sum(len(axis.kept) < axis.size for axis in axes)
+    if not cut:
+        return f"All {units:,} units of {_count(len(axes), 'axis', 'axes')} stay."
+    return (
+        f"{units - kept:,} of {units:,} units ({share(units - kept, units)}) go, "
+        f"from {cut:,} of {_count(len(axes), 'axis', 'axes')}."
+    )
+
+
+def _list(parts: Iterable[str]) -> str:
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _all(number: int, noun: str, verb: str) -> str:
+    return {1: f"the {noun} is {verb}", 2: f"both {noun}s {verb}"}.get(number, f"all {number} {noun}s {verb}")

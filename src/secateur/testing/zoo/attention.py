@@ -1,0 +1,304 @@
+"""Which axes do the many ways to write attention have: heads, the width of q.k, the width of v?
+
+Keys have no bias of their own here: it adds the same number to all the logits of a query, and softmax takes it out.
+"""
+
+# mypy: disable-error-code="no-any-return"
+# Calling a module gives Any; the models stay as their users would write them.
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from secateur.testing.zoo.entry import ZooEntry, axis, normal, randomised
+
+
+class FusedByReshape(nn.Module):
+    """q, k and v are taken apart by `reshape`, `permute` and `unbind`, and share heads and width."""
+
+    def __init__(self, default_scale: bool, dim: int = 10, heads: int = 4, head_dim: int = 5) -> None:
+        super().__init__()
+        self.default_scale = default_scale
+        self.heads = heads
+        self.head_dim = head_dim
+        self.scale = head_dim**-0.5
+        self.embed = nn.Linear(6, dim)
+        self.qkv = nn.Linear(dim, 3 * heads * head_dim)
+        self.proj = nn.Linear(heads * head_dim, dim)
+        self.head = nn.Linear(dim, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        B, N, _ = x.shape
+        qkv = self.qkv(x).reshape(B, N, 3, self.heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)
+        if self.default_scale:
+            out = F.scaled_dot_product_attention(q, k, v)
+        else:
+            out = ((q @ k.transpose(-2, -1)) * self.scale).softmax(dim=-1) @ v
+        x = x + self.proj(out.transpose(1, 2).reshape(B, N, -1))
+        return self.head(x)
+
+
+class FusedByChunk(nn.Module):
+    """q, k and v are three equal chunks, tied position by position."""
+
+    def __init__(self, dim: int = 10, heads: int = 4, head_dim: int = 5) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_dim = head_dim
+        self.scale = head_dim**-0.5
+        self.embed = nn.Linear(6, dim)
+        self.qkv = nn.Linear(dim, 3 * heads * head_dim)
+        self.proj = nn.Linear(heads * head_dim, dim)
+        self.head = nn.Linear(dim, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        B, N, C = x.shape
+        q, k, v = (part.view(B, N, self.heads, self.head_dim).transpose(1, 2) for part in self.qkv(x).chunk(3, dim=-1))
+        out = torch.softmax(q @ k.mT * self.scale, dim=-1) @ v
+        out = out.transpose(1, 2).contiguous().view(B, N, self.heads * self.head_dim)
+        return self.head(x + self.proj(out).view(B, N, C))
+
+
+class SeparateProjections(nn.Module):
+    """Heads live in all four projections; the width of q.k and the width of v have nothing to do with each other."""
+
+    def __init__(self, stored_scale: bool, dim: int = 7, heads: int = 3, key_dim: int = 4, value_dim: int = 5) -> None:
+        super().__init__()
+        self.heads = heads
+        self.key_dim = key_dim
+        self.value_dim = value_dim
+        self.scale = key_dim**-0.5 if stored_scale else None
+        self.embed = nn.Linear(6, dim)
+        self.q = nn.Linear(dim, heads * key_dim)
+        self.k = nn.Linear(dim, heads * key_dim, bias=False)
+        self.v = nn.Linear(dim, heads * value_dim)
+        self.out = nn.Linear(heads * value_dim, dim)
+        self.head = nn.Linear(dim, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        B, N, _ = x.shape
+        q = self.q(x).view(B, N, self.heads, self.key_dim).transpose(1, 2)
+        k = self.k(x).view(B, N, self.heads, self.key_dim).transpose(1, 2)
+        v = self.v(x).view(B, N, self.heads, self.value_dim).transpose(1, 2)
+        logits = torch.matmul(q, k.transpose(-2, -1))
+        logits = logits * self.scale if self.scale is not None else logits / math.sqrt(q.shape[-1])
+        out = torch.matmul(logits.softmax(-1), v).transpose(1, 2).flatten(2)
+        return self.head(x + self.out(out))
+
+
+class CrossAttention(nn.Module):
+    """Queries from one input, keys and values from another."""
+
+    def __init__(
+        self, dim: int = 8, context_dim: int = 9, heads: int = 3, key_dim: int = 4, value_dim: int = 5
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.scale = key_dim**-0.5
+        self.embed = nn.Linear(6, dim)
+        self.embed_context = nn.Linear(7, context_dim)
+        self.q = nn.Linear(dim, heads * key_dim)
+        self.k = nn.Linear(context_dim, heads * key_dim, bias=False)
+        self.v = nn.Linear(context_dim, heads * value_dim)
+        self.out = nn.Linear(heads * value_dim, dim)
+        self.head = nn.Linear(dim, 2)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        x, context = self.embed(x), F.relu(self.embed_context(context))
+        q, k, v = (
+            y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (self.q(x), self.k(context), self.v(context))
+        )
+        out = F.scaled_dot_product_attention(q, k, v, scale=self.scale)
+        return self.head(x + self.out(out.transpose(1, 2).flatten(-2)))
+
+
+def rotate_half(x: Tensor) -> Tensor:
+    """Pair unit i with unit i + width/2."""
+    left = x[..., : x.shape[-1] // 2]
+    right = x[..., x.shape[-1] // 2 :]
+    return torch.cat((-right, left), dim=-1)
+
+
+def repeat_kv(x: Tensor, n_rep: int) -> Tensor:
+    """Each key-value head serves `n_rep` query heads."""
+    B, KV, N, D = x.shape
+    return x[:, :, None, :, :].expand(B, KV, n_rep, N, D).reshape(B, KV * n_rep, N, D)
+
+
+class GroupedQueryRotary(nn.Module):
+    """Query heads go with their key-value head, or the g-th of each goes; rotation pairs the width of q.k."""
+
+    inv_freq: Tensor
+
+    def __init__(self, dim: int = 7, kv_heads: int = 3, n_rep: int = 2, head_dim: int = 8, value_dim: int = 5) -> None:
+        super().__init__()
+        self.heads = kv_heads * n_rep
+        self.kv_heads = kv_heads
+        self.n_rep = n_rep
+        self.head_dim = head_dim
+        self.value_dim = value_dim
+        self.scale = head_dim**-0.5
+        self.embed = nn.Linear(6, dim)
+        self.q_proj = nn.Linear(dim, self.heads * head_dim, bias=False)
+        self.k_proj = nn.Linear(dim, kv_heads * head_dim, bias=False)
+        self.v_proj = nn.Linear(dim, kv_heads * value_dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * value_dim, dim, bias=False)
+        self.head = nn.Linear(dim, 2)
+        self.register_buffer("inv_freq", 10.0 ** -(torch.arange(0, head_dim, 2).float() / head_dim))
+
+    def rotation(self, length: int) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(length, device=self.inv_freq.device).type_as(self.inv_freq)
+        angles = torch.outer(positions, self.inv_freq)
+        angles = torch.cat((angles, angles), dim=-1)
+        return angles.cos(), angles.sin()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        B, N, _ = x.shape
+        q = self.q_proj(x).view(B, N, self.heads, self.head_dim).transpose(1, 2)
+        k = self.k_proj(x).view(B, N, self.kv_heads, self.head_dim).transpose(1, 2)
+        v = self.v_proj(x).view(B, N, self.kv_heads, self.value_dim).transpose(1, 2)
+        cos, sin = self.rotation(N)
+        q, k = q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
+        k, v = repeat_kv(k, self.n_rep), repeat_kv(v, self.n_rep)
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
+        return self.head(x + self.o_proj(out.transpose(1, 2).reshape(B, N, -1)))
+
+
+class LinearAttention(nn.Module):
+    """q and k pass elu + 1, which makes a zeroed unit one: the width of q.k is not exact."""
+
+    def __init__(self, dim: int = 7, heads: int = 3, key_dim: int = 4, value_dim: int = 5) -> None:
+        super().__init__()
+        self.heads = heads
+        self.embed = nn.Linear(6, dim)
+        self.q = nn.Linear(dim, heads * key_dim)
+        self.k = nn.Linear(dim, heads * key_dim)
+        self.v = nn.Linear(dim, heads * value_dim)
+        self.out = nn.Linear(heads * value_dim, dim)
+        self.head = nn.Linear(dim, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        B, N, _ = x.shape
+        q = F.elu(self.q(x).view(B, N, self.heads, -1).transpose(1, 2)) + 1
+        k = F.elu(self.k(x).view(B, N, self.heads, -1).transpose(1, 2)) + 1
+        v = self.v(x).view(B, N, self.heads, -1).transpose(1, 2)
+        out = q @ (k.transpose(-2, -1) @ v)
+        out = out / (q @ k.sum(dim=2).unsqueeze(-1))
+        return self.head(x + self.out(out.transpose(1, 2).reshape(B, N, -1)))
+
+
+class EinsumAttention(nn.Module):
+    """Projections with dims of their own for heads and widths, and no reshape at all."""
+
+    def __init__(self, dim: int = 7, heads: int = 3, key_dim: int = 4, value_dim: int = 6) -> None:
+        super().__init__()
+        self.scale = key_dim**-0.5
+        self.embed = nn.Linear(5, dim)
+        self.q = nn.Parameter(torch.empty(dim, heads, key_dim))
+        self.k = nn.Parameter(torch.empty(dim, heads, key_dim))
+        self.v = nn.Parameter(torch.empty(dim, heads, value_dim))
+        self.out = nn.Parameter(torch.empty(heads, value_dim, dim))
+        self.head = nn.Linear(dim, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        q, k = torch.einsum("bnc,chd->bhnd", x, self.q), torch.einsum("bnc,chd->bhnd", x, self.k)
+        v = torch.einsum("bnc,chd->bhnd", x, self.v)
+        weights = torch.softmax(torch.einsum("bhnd,bhmd->bhnm", q, k) * self.scale, dim=-1)
+        out = torch.einsum("bhnm,bhmd->bnhd", weights, v)
+        return self.head(x + torch.einsum("bnhd,hdc->bnc", out, self.out))
+
+
+_FUSED_STREAM = axis(10, "{embed,proj}.{weight,bias}:0 {qkv,head}.weight:1")
+_FUSED_HEADS = axis(4, "qkv.{weight,bias}:0 proj.weight:1")
+_FUSED_WIDTH = axis(5, "qkv.{weight,bias}:0 proj.weight:1")
+_SEPARATE_STREAM = axis(7, "{embed,out}.{weight,bias}:0 {q,k,v,head}.weight:1")
+_SEPARATE_HEADS = axis(3, "{q,v}.{weight,bias}:0 k.weight:0 out.weight:1")
+_SEPARATE_VALUES = axis(5, "v.{weight,bias}:0 out.weight:1")
+
+ENTRIES = (
+    ZooEntry(
+        "fused_qkv_by_reshape",
+        randomised(lambda: FusedByReshape(default_scale=False)),
+        normal((2, 7, 6)),
+        (_FUSED_STREAM, _FUSED_HEADS, _FUSED_WIDTH),
+    ),
+    ZooEntry(
+        "fused_qkv_with_default_scale",
+        randomised(lambda: FusedByReshape(default_scale=True)),
+        normal((2, 7, 6)),
+        (_FUSED_STREAM, _FUSED_HEADS),
+    ),
+    ZooEntry(
+        "fused_qkv_by_chunk",
+        randomised(FusedByChunk),
+        normal((2, 7, 6)),
+        (_FUSED_STREAM, _FUSED_HEADS, _FUSED_WIDTH),
+    ),
+    ZooEntry(
+        "separate_qkv",
+        randomised(lambda: SeparateProjections(stored_scale=True)),
+        normal((2, 8, 6)),
+        (_SEPARATE_STREAM, _SEPARATE_HEADS, axis(4, "q.{weight,bias}:0 k.weight:0"), _SEPARATE_VALUES),
+    ),
+    ZooEntry(
+        "separate_qkv_with_computed_scale",
+        randomised(lambda: SeparateProjections(stored_scale=False)),
+        normal((2, 8, 6)),
+        (_SEPARATE_STREAM, _SEPARATE_HEADS, _SEPARATE_VALUES),
+    ),
+    ZooEntry(
+        "cross_attention",
+        randomised(CrossAttention),
+        normal((2, 5, 6), (2, 10, 7)),
+        (
+            axis(8, "{embed,out}.{weight,bias}:0 {q,head}.weight:1"),
+            axis(9, "embed_context.{weight,bias}:0 {k,v}.weight:1"),
+            axis(3, "{q,v}.{weight,bias}:0 k.weight:0 out.weight:1"),
+            axis(4, "q.{weight,bias}:0 k.weight:0"),
+            axis(5, "v.{weight,bias}:0 out.weight:1"),
+        ),
+    ),
+    ZooEntry(
+        "grouped_query_rotary",
+        randomised(GroupedQueryRotary),
+        normal((2, 9, 6)),
+        (
+            axis(7, "embed.{weight,bias}:0 o_proj.weight:0 {q_proj,k_proj,v_proj,head}.weight:1"),
+            axis(3, "{q_proj,k_proj,v_proj}.weight:0 o_proj.weight:1"),
+            axis(2, "q_proj.weight:0 o_proj.weight:1"),
+            axis(4, "{q_proj,k_proj}.weight:0 inv_freq:0"),
+            axis(5, "v_proj.weight:0 o_proj.weight:1"),
+        ),
+    ),
+    ZooEntry(
+        "linear_attention",
+        randomised(LinearAttention),
+        normal((2, 8, 6)),
+        (
+            axis(7, "{embed,out}.{weight,bias}:0 {q,k,v,head}.weight:1"),
+            axis(3, "{q,k,v}.{weight,bias}:0 out.weight:1"),
+            axis(4, "{q,k}.{weight,bias}:0", exact=False),
+            axis(5, "v.{weight,bias}:0 out.weight:1"),
+        ),
+    ),
+    ZooEntry(
+        "einsum_attention",
+        randomised(EinsumAttention),
+        normal((2, 8, 5)),
+        (
+            axis(7, "embed.{weight,bias}:0 {q,k,v}:0 out:2 head.weight:1"),
+            axis(3, "{q,k,v}:1 out:0"),
+            axis(4, "{q,k}:2"),
+            axis(6, "v:2 out:1"),
+        ),
+    ),
+)

@@ -1,0 +1,7 @@
+"""The PyTorch frontend: watch a model, score it, mask it, compact it, verify it."""
+
+from secateur.torch.apply import compact, mask, plan_of, unmask
+from secateur.torch.capture import Inputs, TracedNetwork, trace
+from secateur.torch.verify import Proof, verify
+
+__all__ = ["Inputs", "Proof", "TracedNetwork", "compact", "mask", "plan_of", "trace", "unmask", "verify"]

@@ -1,0 +1,233 @@
+"""Applies a plan to a model: `mask` (zeros, same shapes) and `compact` (smaller tensors)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.axes import Plan, TensorCut
+from secateur.errors import ModelError, PlanError
+from secateur.torch.attention import open_module
+from secateur.torch.layers import refresh_layer_sizes
+from secateur.torch.replicate import replicate
+
+_PLAN = "secateur_plan"
+_MASK = "secateur_mask"
+
+
+def compact(model: nn.Module, plan: Plan, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
+    """Apply a plan physically: a new module of the same class with smaller tensors.
+
+    Args:
+        model: The model the plan was made for; it is not changed.
+        plan: What stays.
+        optimizer: An optimiser over the parameters of `model`. It is re-pointed, in place, at the parameters of the result, with
+            its state (moments) cut alike, so that training goes on.
+
+    Returns:
+        The smaller model, in the same mode, on the same device, with the same dtypes, hooks, tied weights and gradient flags.
+
+    Raises:
+        ModelError: The plan is for another model.
+        PlanError: The optimiser keeps a state that cannot be cut.
+
+    Example:
+        >>> import torch, secateur as sc
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> plan = sc.trace(model, torch.zeros(1, 4)).plan({"0": range(3)})
+        >>> sc.compact(model, plan)[0].weight.shape
+        torch.Size([3, 4])
+    """
+    cuts = _cuts_by_tensor(model, plan)
+    replaced: dict[int, Tensor] = {}
+
+    def smaller(tensor: Tensor) -> Tensor:
+        cut = cuts.get(id(tensor))
+        result = tensor.detach().clone() if cut is None else cut_tensor(tensor.detach(), cut)
+        if isinstance(tensor, nn.Parameter):
+            result = nn.Parameter(result, requires_grad=tensor.requires_grad)
+        replaced[id(tensor)] = result
+        return result
+
+    if optimizer is not None:
+        _check_optimizer(optimizer, cuts)
+    small = replicate(model, smaller)
+    _open(small, plan)
+    set_attributes(small, plan)
+    refresh_layer_sizes(small)
+    previous = plan_of(model)
+    small.__dict__[_PLAN] = plan if previous is None else previous.then(plan)
+    if optimizer is not None:
+        _repoint(optimizer, replaced, cuts)
+    return small
+
+
+def mask(model: nn.Module, plan: Plan) -> nn.Module:
+    """Apply a plan reversibly: a copy of the model, same shapes, with zeros wherever a removed unit lives.
+
+    Args:
+        model: The model the plan was made for; it is not changed.
+        plan: What stays.
+
+    Returns:
+        The masked copy; `unmask` gives the dense values back.
+
+    Raises:
+        ModelError: The plan is for another model.
+    """
+    cuts = _cuts_by_tensor(model, plan)
+    removed: dict[str, Tensor] = {}
+
+    def zeroed(tensor: Tensor) -> Tensor:
+        result = tensor.detach().clone()
+        cut = cuts.get(id(tensor))
+        if cut is not None and isinstance(tensor, nn.Parameter):
+            gone = ~kept_positions(cut, tensor.device)
+            removed[cut.name] = result[gone].clone()
+            result[gone] = 0
+        return result
+
+    masked = replicate(model, zeroed)
+    masked.__dict__[_MASK] = _Mask(plan, removed)
+    return masked
+
+
+def unmask(masked: nn.Module) -> nn.Module:
+    """A copy of a masked model with the values back that `mask` took away.
+
+    Raises:
+        ModelError: The model was not made by `mask`.
+    """
+    record = masked.__dict__.get(_MASK)
+    if not isinstance(record, _Mask):
+        raise ModelError(f"this {type(masked).__name__} was not made by mask(); nothing to give back")
+    cuts = _cuts_by_tensor(masked, record.plan)
+
+    def restored(tensor: Tensor) -> Tensor:
+        result = tensor.detach().clone()
+        cut = cuts.get(id(tensor))
+        if cut is not None and cut.name in record.removed:
+            result[~kept_positions(cut, tensor.device)] = record.removed[cut.name].to(result)
+        return result
+
+    model = replicate(masked, restored)
+    del model.__dict__[_MASK]
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class _Mask:
+    plan: Plan
+    removed: Mapping[str, Tensor]
+
+
+def plan_of(model: nn.Module) -> Plan | None:
+    """The plan that made this model out of the dense one, or None for a dense model."""
+    plan = model.__dict__.get(_PLAN)
+    return plan if isinstance(plan, Plan) else None
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, tied ones once, under their first name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def cut_tensor(tensor: Tensor, cut: TensorCut) -> Tensor:
+    """The positions of a tensor that stay, in the memory layout it had."""
+    result = tensor
+    for d, kept in enumerate(cut.kept):
+        if kept is not None:
+            result = result.index_select(d, torch.tensor(kept, dtype=torch.int64, device=tensor.device))
+    for layout in (torch.channels_last, torch.channels_last_3d):
+        dense = tensor.is_contiguous(memory_format=torch.contiguous_format)
+        if tensor.ndim == (4 if layout is torch.channels_last else 5) and not dense and tensor.is_contiguous(memory_format=layout):
+            return result.contiguous(memory_format=layout)
+    return result.contiguous()
+
+
+def kept_positions(cut: TensorCut, device: torch.device | None = None) -> Tensor:
+    """Where a tensor's entries stay: a boolean tensor of the dense shape."""
+    stays = torch.ones(cut.shape, dtype=torch.bool, device=device)
+    for d, kept in enumerate(cut.kept):
+        if kept is not None:
+            gone = torch.ones(cut.shape[d], dtype=torch.bool, device=device)
+            gone[list(kept)] = False
+            stays.index_fill_(d, gone.nonzero().flatten(), False)
+    return stays
+
+
+def set_attributes(model: nn.Module, plan: Plan) -> None:
+    """Give the modules the integers of the plan.
+
+    Raises:
+        ModelError: A module or attribute of the plan is not there.
+    """
+    for change in plan.attributes:
+        try:
+            module = model.get_submodule(change.module)
+            value = vars(module)[change.name]
+        except (AttributeError, KeyError) as error:
+            where = f"{change.module}.{change.name}".lstrip(".")
+            raise ModelError(f"the plan sets {where}, which {type(model).__name__} does not have; it is for another model") from error
+        if change.index is None:
+            vars(module)[change.name] = change.new
+        else:
+            items = list(value)
+            items[change.index] = change.new
+            vars(module)[change.name] = type(value)(items)
+
+
+def _cuts_by_tensor(model: nn.Module, plan: Plan) -> dict[int, TensorCut]:
+    """The plan's cuts by the identity of the model's tensors, with the shapes checked."""
+    state, cuts = state_of(model), {}
+    for cut in plan.tensors:
+        if cut.name not in state:
+            raise ModelError(f"the plan cuts {cut.name!r}, which {type(model).__name__} does not have; it is for another model")
+        if tuple(state[cut.name].shape) != cut.shape:
+            raise ModelError(
+                f"the plan is for {cut.name!r} of shape {list(cut.shape)}, but this {type(model).__name__} has "
+                f"{list(state[cut.name].shape)}; trace this model and plan anew"
+            )
+        cuts[id(state[cut.name])] = cut
+    return cuts
+
+
+def _open(model: nn.Module, plan: Plan) -> None:
+    """Open the fused modules whose tensors shrink."""
+    for path in plan.opened:
+        module = model.get_submodule(path)
+        if type(module) is nn.MultiheadAttention and any(cut.name.startswith(f"{path}.") for cut in plan.tensors):
+            open_module(module)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, cuts: Mapping[int, TensorCut]) -> None:
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            cut = cuts.get(id(parameter))
+            if cut is None:
+                continue
+            for name, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor) and value.ndim and tuple(value.shape) != cut.shape:
+                    raise PlanError(
+                        f"the optimiser keeps {name!r} of shape {list(value.shape)} for {cut.name!r} of shape {list(cut.shape)}; "
+                        "only states shaped like their parameter can be cut: make a new optimiser for the compact model"
+                    )
+
+
+def _repoint(optimizer: torch.optim.Optimizer, replaced: Mapping[int, Tensor], cuts: Mapping[int, TensorCut]) -> None:
+    """Make the optimiser hold the new parameters, with its state cut like them."""
+    for group in optimizer.param_groups:
+        for i, old in enumerate(group["params"]):
+            new = replaced.get(id(old))
+            if new is None:
+                continue
+            group["params"][i] = new
+            state: Any = optimizer.state.pop(old, None)
+            if state is not None:
+                cut = cuts.get(id(old))
+                optimizer.state[new] = {
+                    name: cut_tensor(value, cut) if cut is not None and isinstance(value, Tensor) and value.ndim else value
+                    for name, value in state.items()
+                }

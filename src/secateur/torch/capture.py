@@ -1,0 +1,176 @@
+"""Watches a model run once and finds out what can be removed from it: `trace`."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.axes import Network, Reason, build_network
+from secateur.errors import CaptureError, DataError
+from secateur.torch.attention import open_attention
+from secateur.torch.provenance import remember_attributes
+from secateur.torch.recorder import INPUT, Recorder
+from secateur.torch.replicate import replicate
+from secateur.torch.rules import apply
+
+Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
+"""Example inputs: one tensor, a tuple of positional arguments, or a mapping of keyword arguments; tensors may be nested."""
+
+
+@dataclass(frozen=True)
+class TracedNetwork(Network):
+    """A network with the model and the example inputs that it was found in."""
+
+    model: nn.Module = field(repr=False, default_factory=nn.Module)
+    inputs: Inputs = field(repr=False, default=())
+
+    def __str__(self) -> str:
+        from secateur.torch.describe import describe
+
+        return describe(self)
+
+
+def trace(model: nn.Module, example_inputs: Inputs) -> TracedNetwork:
+    """Find the axes of a model: sets of units that can be removed together.
+
+    The model runs once, in eval mode, on a copy that holds no memory (the meta device); where its code looks at values, it runs
+    once more on real tensors. The model itself is not touched.
+
+    Args:
+        model: Any module; no annotations needed.
+        example_inputs: What `model(...)` takes: a tensor, a tuple of positional or a mapping of keyword arguments.
+
+    Returns:
+        The network; `print(network)` shows its axes and what is frozen, with the reasons.
+
+    Raises:
+        CaptureError: The model cannot be run on these inputs; names the line that failed.
+        DataError: `example_inputs` holds no tensor.
+
+    Example:
+        >>> import torch, secateur as sc
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> [(axis.name, axis.size) for axis in sc.trace(model, torch.zeros(1, 4)).axes]
+        [('0', 8)]
+    """
+    if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(example_inputs)):
+        raise DataError(f"example_inputs holds no tensor: {type(example_inputs).__name__}; pass what model(...) takes")
+    try:
+        network = _watch(model, example_inputs, meta=True)
+    except _NeedsValues as reason:
+        if any(tensor.is_meta for tensor in _state(model).values()):
+            raise CaptureError(
+                f"{type(model).__name__} looks at values while it runs ({reason}), but its parameters are on the meta device; "
+                "materialise them first, for example model.to_empty(device='cpu')"
+            ) from reason
+        network = _watch(model, example_inputs, meta=False)
+    parts = {f.name: getattr(network, f.name) for f in fields(Network)}
+    return TracedNetwork(**parts, model=model, inputs=example_inputs)
+
+
+class _NeedsValues(Exception):
+    """The run on meta tensors failed: probably because the code looked at a value."""
+
+
+def _watch(model: nn.Module, inputs: Inputs, meta: bool) -> Network:
+    """Run a copy of the model under observation."""
+    copy = replicate(model, _to_meta if meta else lambda tensor: tensor.detach().clone())
+    copy.eval()
+    opened = open_attention(copy)
+    recorder = Recorder(_state(copy), {id(module): path for path, module in copy.named_modules()})
+    recorder.run.opened = tuple(opened)
+    remember_attributes(copy, recorder.tracker)
+    moved = pytree.tree_map_only(Tensor, _to_meta if meta else lambda t: t.detach().clone(), inputs)
+    for leaf in pytree.tree_leaves(moved):
+        if isinstance(leaf, Tensor):
+            recorder.learn(leaf, tuple(INPUT for _ in leaf.shape), zero=False)
+    output = _run(copy, moved, recorder, meta)
+    reason = Reason("the model's output")
+    for leaf in pytree.tree_leaves(output):
+        if isinstance(leaf, Tensor):
+            recorder.labels.observe(recorder.dims(leaf))
+            for dim in recorder.dims(leaf):
+                recorder.labels.freeze(dim, reason)
+    return build_network(recorder.run)
+
+
+def _run(model: nn.Module, inputs: Inputs, recorder: Recorder, meta: bool) -> Any:
+    try:
+        with torch.no_grad(), _open_paths(), _Watch(recorder), recorder.sizes:
+            return call(model, inputs)
+    except Exception as error:
+        if meta:
+            raise _NeedsValues(f"{type(error).__name__}: {error}") from error
+        raise CaptureError(
+            f"{type(model).__name__} cannot run on these example inputs: {type(error).__name__}: {error} ({line_of(error)}); "
+            "check that model(example_inputs) works in eval mode"
+        ) from error
+
+
+def call(model: nn.Module, inputs: Inputs) -> Any:
+    """`model(...)` on inputs of any of the accepted forms."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    if isinstance(inputs, tuple):
+        return model(*inputs)
+    return model(inputs)
+
+
+class _Watch(TorchDispatchMode):
+    """Shows the recorder each operator as it passes."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        apply(self.recorder, func, args, kwargs, out)
+        return out
+
+
+@contextmanager
+def _open_paths() -> Iterator[None]:
+    """Switch off fused fast paths, which would hide the graph."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, tied ones once, under their first name."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def _to_meta(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="meta")
+
+
+def line_of(error: BaseException) -> str:
+    """The innermost line of the user's code in a traceback."""
+    from secateur.torch.recorder import _OURS, _TORCH, _short
+
+    line, trace_ = "", error.__traceback__
+    while trace_ is not None:
+        file = trace_.tb_frame.f_code.co_filename
+        if not file.startswith((_TORCH, _OURS, "<")):
+            line = f"{_short(file)}:{trace_.tb_lineno}"
+        trace_ = trace_.tb_next
+    return line or "inside torch"

@@ -1,0 +1,167 @@
+"""What a watched run knows about tensors: the labels of each dim, and whether removed positions are zero there.
+
+The recorder is what the operator rules talk to. Labels survive aliasing by themselves: a write through a view ties positions that
+the view shares with its base, so the base needs no update.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from secateur.axes import ONE, Dim, Dims, Expression, Fixed, Labels, Operation, Reason, Run, SizeUse, TensorSpec, Width
+from secateur.torch.provenance import Tracker, WatchSizes, widths_of
+
+CONSTANT = Fixed(Reason("a constant of the code"))
+INPUT = Fixed(Reason("the model's input"))
+
+_TORCH = str(Path(torch.__file__).parent)
+_OURS = str(Path(__file__).parent.parent)
+_TESTING = str(Path(__file__).parent.parent / "testing")
+
+
+class Recorder:
+    """Labels of tensors, by identity, while a model runs.
+
+    Args:
+        state: The parameters and buffers of the (copied) model, each under its first name.
+        paths: The path of each module, by `id(module)`.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor], paths: Mapping[int, str]) -> None:
+        self.run = Run()
+        self.paths = paths
+        self.operator = ""
+        self._known: dict[int, tuple[Tensor, Dims, bool]] = {}
+        self._leaf: set[int] = set()
+        self.tracker = Tracker(self._value_used, self._widths_compared)
+        self.sizes = WatchSizes(self.dims, self._before_call, self.tracker)
+        for name, tensor in state.items():
+            dims = tuple(self.labels.fresh(n) for n in tensor.shape)
+            parameter = isinstance(tensor, nn.Parameter)
+            self.run.tensors[name] = (TensorSpec(tuple(tensor.shape), tensor.element_size(), parameter), dims)
+            self.learn(tensor, dims, zero=parameter)
+            self._leaf.add(id(tensor))
+
+    @property
+    def labels(self) -> Labels:
+        """The algebra of this run."""
+        return self.run.labels
+
+    def learn(self, tensor: Tensor, dims: Dims, zero: bool) -> None:
+        """Remember what the dims of `tensor` stand for, and whether removed positions are zero in it once masked."""
+        assert len(dims) == tensor.ndim, f"{len(dims)} dims for a tensor of {tensor.ndim}"
+        self._known[id(tensor)] = (tensor, dims, zero)
+
+    def dims(self, tensor: Tensor) -> Dims:
+        """What each dim of `tensor` stands for."""
+        known = self._known.get(id(tensor))
+        return known[1] if known else tuple(ONE if n == 1 else CONSTANT for n in tensor.shape)
+
+    def zero(self, tensor: Tensor) -> bool:
+        """Whether removed positions of `tensor` are zero in the masked model."""
+        known = self._known.get(id(tensor))
+        return bool(known and known[2])
+
+    def reason(self, text: str) -> Reason:
+        """`text`, with the place in the user's code that is running."""
+        return Reason(text, self.where())
+
+    def where(self) -> str:
+        """The line of the user's code, and the module, that are running now."""
+        frame, line, module = sys._getframe(1), "", ""
+        while frame is not None:
+            owner = frame.f_locals.get("self")
+            if not module and isinstance(owner, nn.Module):
+                module = self.paths.get(id(owner), "")
+            file = frame.f_code.co_filename
+            ours = file.startswith(_OURS) and not file.startswith(_TESTING)
+            if not line and not file.startswith((_TORCH, "<")) and not ours:
+                line = f"{_short(file)}:{frame.f_lineno}"
+            if line and (module or ours):
+                break
+            frame = frame.f_back  # type: ignore[assignment]
+        return f"{line} in {module}" if module and line else line or module
+
+    def size(self, value: int, dim: Dim, negative: bool = False) -> Expression | None:
+        """The running operator received `value` as the size of `dim`: it must follow when `dim` shrinks.
+
+        Args:
+            value: The number it received.
+            dim: The positions whose number it is.
+            negative: It is minus that number (a slice's bound counted from the end).
+
+        Returns:
+            Where the number came from; None where torch computed it from the tensors, so that it follows by itself.
+        """
+        expression = self.sizes.take(value)
+        if expression is None:
+            return None
+        if isinstance(dim, Fixed):
+            if not isinstance(expression, int):
+                self._pin(expression)
+        elif isinstance(expression, int):
+            self.labels.freeze(dim, self.reason(f"its size is written as the number {value}"))
+        else:
+            signed = Operation("-", 0, expression) if negative else expression
+            self.run.uses.append(SizeUse(signed, dim, self.where()))
+        return expression
+
+    def contraction(self, sizes: Sequence[int], dims: Sequence[Dim], factor: int = 1) -> None:
+        """The running operator multiplies and adds over the product of these dims."""
+        for size, dim in zip(sizes, dims, strict=True):
+            factor *= size if isinstance(dim, Fixed) else 1
+        self.run.contractions.append((factor, tuple(d for d in dims if isinstance(d, np.ndarray)), self.where()))
+
+    def sum_over(self, dim: Dim, exact: bool) -> None:
+        """The running operator sums over `dim`; exact where removed positions contribute nothing."""
+        if not exact:
+            self.labels.mark_normalised(dim)
+
+    def freeze_all(self, tensors: Sequence[Tensor], text: str) -> Reason:
+        """Freeze whatever these tensors carry."""
+        reason = self.reason(text)
+        for tensor in tensors:
+            for dim in self.dims(tensor):
+                self.labels.freeze(dim, reason)
+        return reason
+
+    def _value_used(self, expression: Expression) -> None:
+        reason = self.reason("the code computes with this size as a number")
+        for dim in widths_of(expression):
+            self.labels.freeze(dim, reason)
+        self._pin(expression)
+
+    def _widths_compared(self, expression: Expression, width: Width) -> None:
+        self.run.uses.append(SizeUse(expression, width.dim, self.where()))
+
+    def _pin(self, expression: Expression) -> None:
+        """The value of this expression must not change."""
+        from secateur.axes.sizes import attributes_of, evaluate
+
+        attributes = attributes_of(expression)
+        if attributes and not any(True for _ in widths_of(expression)):
+            value = evaluate(expression, {a: a.value for a in attributes}, lambda dim: dim.shape[1])
+            if 0 < value < 1_000_000:
+                self.run.uses.append(SizeUse(expression, np.full((1, value), -1), self.where()))
+
+    def _before_call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The default scale of attention is computed inside torch from the width of q and k, so that width must stay."""
+        if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
+            query = kwargs["query"] if "query" in kwargs else args[0]
+            self.labels.freeze(
+                self.dims(query)[-1], self.reason("attention's default scale depends on this width; pass scale= to free it")
+            )
+
+
+def _short(file: str) -> str:
+    """A path as a person would name it: relative to the working directory, or below site-packages."""
+    for marker in ("site-packages/", "dist-packages/"):
+        if marker in file:
+            return file.split(marker, 1)[1]
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

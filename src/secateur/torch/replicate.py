@@ -1,0 +1,71 @@
+"""A copy of a model in which every tensor is replaced by another one; the model itself is never touched.
+
+One function serves tracing (tensors become meta tensors), masking (zeros) and compacting (slices). Python's own deep copy keeps
+everything else: classes, hooks, modes, shared modules and tied weights, plain attributes.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from secateur.errors import ModelError
+
+Convert = Callable[[Tensor], Tensor]
+
+
+def replicate(model: nn.Module, convert: Convert) -> nn.Module:
+    """Deep-copy `model`, with `convert(tensor)` in place of each of its tensors.
+
+    Args:
+        model: Any module; it stays as it is.
+        convert: Called once for each distinct tensor, so that tied tensors stay tied.
+
+    Returns:
+        A module of the same class, in the same mode, with the same hooks and `requires_grad` flags.
+
+    Raises:
+        ModelError: Some attribute of the model cannot be copied.
+    """
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None and id(tensor) not in memo:
+                memo[id(tensor)] = _converted(tensor, convert)
+    try:
+        with _ConvertPlainTensors(convert):
+            return copy.deepcopy(model, memo)
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied ({error}); give the attribute that cannot be copied a __deepcopy__ method"
+        ) from error
+
+
+def _converted(tensor: Tensor, convert: Convert) -> Tensor:
+    """The replacement, a parameter where the original was one, with its gradient flag."""
+    with torch.no_grad():
+        replacement = convert(tensor)
+    if isinstance(tensor, nn.Parameter):
+        if not isinstance(replacement, nn.Parameter):
+            replacement = nn.Parameter(replacement, requires_grad=tensor.requires_grad)
+        return replacement.requires_grad_(tensor.requires_grad)
+    return replacement
+
+
+class _ConvertPlainTensors(TorchFunctionMode):
+    """Catches deep copies of tensors that a module keeps outside its parameters and buffers."""
+
+    def __init__(self, convert: Convert) -> None:
+        super().__init__()
+        self.convert = convert
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__deepcopy__:
+            tensor, memo = args
+            if id(tensor) not in memo:
+                memo[id(tensor)] = _converted(tensor, self.convert)
+            return memo[id(tensor)]
+        return func(*args, **(kwargs or {}))

@@ -1,0 +1,151 @@
+"""Operators that multiply and add: they tie what they sum over, and they are what a network costs."""
+
+import math
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from secateur.axes import Dim, Dims, Fixed
+from secateur.torch.recorder import Recorder
+from secateur.torch.rules.registry import rule
+
+
+@rule("mm")
+def mm(recorder: Recorder, out: Tensor, input: Tensor, mat2: Tensor, **_: Any) -> Dims:
+    """`[m, k] @ [k, n]`."""
+    (m, k), (k2, n) = recorder.dims(input), recorder.dims(mat2)
+    _sum(recorder, k, k2, input, mat2)
+    recorder.contraction((*input.shape, mat2.shape[1]), (m, _labelled(k, k2), n))
+    return m, n
+
+
+@rule("addmm")
+def addmm(recorder: Recorder, out: Tensor, input: Tensor, mat1: Tensor, mat2: Tensor, **_: Any) -> Dims:
+    """`bias + [m, k] @ [k, n]`."""
+    dims = mm(recorder, out, mat1, mat2)
+    assert isinstance(dims, tuple)
+    return _plus(recorder, dims, input)
+
+
+@rule("bmm")
+def bmm(recorder: Recorder, out: Tensor, input: Tensor, mat2: Tensor, **_: Any) -> Dims:
+    """`[b, m, k] @ [b, k, n]`."""
+    (b, m, k), (b2, k2, n) = recorder.dims(input), recorder.dims(mat2)
+    b = recorder.labels.tie(b, b2, recorder.reason("tied"))
+    _sum(recorder, k, k2, input, mat2)
+    recorder.contraction((*input.shape, mat2.shape[2]), (b, m, _labelled(k, k2), n))
+    return b, m, n
+
+
+@rule("baddbmm")
+def baddbmm(recorder: Recorder, out: Tensor, input: Tensor, batch1: Tensor, batch2: Tensor, **_: Any) -> Dims:
+    """`input + [b, m, k] @ [b, k, n]`."""
+    dims = bmm(recorder, out, batch1, batch2)
+    assert isinstance(dims, tuple)
+    return _plus(recorder, dims, input)
+
+
+@rule("mv")
+def mv(recorder: Recorder, out: Tensor, input: Tensor, vec: Tensor, **_: Any) -> Dims:
+    """`[m, k] @ [k]`."""
+    (m, k), (k2,) = recorder.dims(input), recorder.dims(vec)
+    _sum(recorder, k, k2, input, vec)
+    recorder.contraction(input.shape, (m, _labelled(k, k2)))
+    return (m,)
+
+
+@rule("addmv")
+def addmv(recorder: Recorder, out: Tensor, input: Tensor, mat: Tensor, vec: Tensor, **_: Any) -> Dims:
+    """`input + [m, k] @ [k]`."""
+    dims = mv(recorder, out, mat, vec)
+    assert isinstance(dims, tuple)
+    return _plus(recorder, dims, input)
+
+
+@rule("dot", "vdot")
+def dot(recorder: Recorder, out: Tensor, input: Tensor, **arguments: Any) -> Dims:
+    """`[k] @ [k]`."""
+    other = arguments.get("tensor", arguments.get("other"))
+    assert isinstance(other, Tensor)
+    (k,), (k2,) = recorder.dims(input), recorder.dims(other)
+    _sum(recorder, k, k2, input, other)
+    recorder.contraction(input.shape, (_labelled(k, k2),))
+    return ()
+
+
+@rule("convolution", "_convolution")
+def convolution(
+    recorder: Recorder,
+    out: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    transposed: bool,
+    groups: int,
+    **_: Any,
+) -> Dims:
+    """Convolution of any rank, grouped and transposed. Input `[n, groups * i, ...]`; weight `[groups * o, i, ...]`, or
+    `[groups * i, o, ...]` where transposed.
+    """
+    x, w, labels = recorder.dims(input), recorder.dims(weight), recorder.labels
+    for dim in (*x[2:], *w[2:]):
+        labels.freeze(dim, recorder.reason("the window of a convolution"))
+    groups_dim, first, second = _by_group(recorder, w, weight, groups)
+    ins, outs = (first, second) if transposed else (second, first)
+    whole = labels.reshape((groups_dim, ins), (groups, _size(input, groups)), (input.shape[1],), recorder.reason("grouped"))
+    labels.tie(x[1], whole[0], recorder.reason("tied"))
+    _mark_sum(recorder, ins, input, weight)
+    channels = w[0]
+    if transposed:
+        sizes = (groups, weight.shape[1])
+        channels = labels.reshape((groups_dim, outs), sizes, (out.shape[1],), recorder.reason("grouped"))[0]
+    pixels = input.shape[2:] if transposed else out.shape[2:]
+    recorder.size(groups, groups_dim)
+    recorder.contraction(
+        (groups, _size(input, groups), out.shape[1] // groups),
+        (groups_dim, ins, outs),
+        factor=out.shape[0] * math.prod(pixels) * math.prod(weight.shape[2:]),
+    )
+    spatial = tuple(d if isinstance(d, Fixed) else Fixed(recorder.reason("an image axis")) for d in x[2:])
+    if len(spatial) < out.ndim - 2:
+        spatial = (Fixed(recorder.reason("an image axis")),) * (out.ndim - 2)
+    dims = (x[0], channels, *spatial)
+    if bias is not None:
+        labels.tie(channels, recorder.dims(bias)[0], recorder.reason("tied"))
+    return dims
+
+
+def _by_group(recorder: Recorder, w: Dims, weight: Tensor, groups: int) -> tuple[Dim, Dim, Dim]:
+    """The weight's first dim as (group, within the group), and its second dim."""
+    if groups == 1:
+        return Fixed(recorder.reason("one group")), w[0], w[1]
+    sizes = (groups, weight.shape[0] // groups)
+    group, within = recorder.labels.split_square(w[0], sizes, recorder.reason("a grouped convolution"))
+    return group, within, w[1]
+
+
+def _size(input: Tensor, groups: int) -> int:
+    return input.shape[1] // groups
+
+
+def _sum(recorder: Recorder, left: Dim, right: Dim, a: Tensor, b: Tensor) -> None:
+    recorder.labels.tie(left, right, recorder.reason("tied"))
+    _mark_sum(recorder, left, a, b)
+
+
+def _mark_sum(recorder: Recorder, dim: Dim, a: Tensor, b: Tensor) -> None:
+    recorder.sum_over(dim, exact=recorder.zero(a) or recorder.zero(b))
+
+
+def _labelled(left: Dim, right: Dim) -> Dim:
+    return left if isinstance(left, np.ndarray) else right
+
+
+def _plus(recorder: Recorder, dims: Dims, added: Tensor) -> Dims:
+    """Tie what is added to a product, aligned at the last dim."""
+    theirs = recorder.dims(added)
+    for offset in range(1, len(theirs) + 1):
+        if added.shape[-offset] != 1:
+            recorder.labels.tie(dims[-offset], theirs[-offset], recorder.reason("tied"))
+    return dims

@@ -1,0 +1,108 @@
+"""Lookups: what is addressed by an index must stay in place; the other dims of the table pass through."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.axes import Dim, Dims, Fixed
+from secateur.torch.recorder import Recorder
+from secateur.torch.rules.registry import fixed_dims, rule
+
+
+@rule("embedding")
+def embedding(recorder: Recorder, out: Tensor, weight: Tensor, indices: Tensor, **_: Any) -> Dims:
+    """Table `[v, c]`, indices `[...]`."""
+    table = recorder.dims(weight)
+    recorder.labels.freeze(table[0], recorder.reason("a vocabulary: looked up by index"))
+    return (*recorder.dims(indices), *table[1:])
+
+
+@rule("_embedding_bag", "_embedding_bag_forward_only", "embedding_bag")
+def embedding_bag(recorder: Recorder, out: Any, weight: Tensor, **_: Any) -> list[Dims]:
+    """Table `[v, c]`; the result is `[bags, c]`."""
+    table = recorder.dims(weight)
+    reason = recorder.reason("a vocabulary: looked up by index")
+    recorder.labels.freeze(table[0], reason)
+    return [(Fixed(reason), table[1]), *(fixed_dims(t, reason) for t in out[1:])]
+
+
+@rule("index", "_unsafe_index")
+def index(recorder: Recorder, out: Tensor, input: Tensor, indices: list[Tensor | None], **_: Any) -> Dims:
+    """Advanced indexing: the indexed dims are replaced by the dims of the (broadcast) indices."""
+    dims, reason = recorder.dims(input), recorder.reason("looked up by index")
+    spans = _spans(indices)
+    for start, stop in spans:
+        for dim in dims[start:stop]:
+            recorder.labels.freeze(dim, reason)
+    recorder.freeze_all([i for i in indices if i is not None], "positions of an index")
+    passing = [d for d in range(input.ndim) if not any(start <= d < stop for start, stop in spans)]
+    rank = out.ndim - len(passing)
+    adjacent = all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False))
+    position = sum(d < spans[0][0] for d in passing) if spans and adjacent else 0
+    new: list[Dim] = [Fixed(reason)] * rank
+    kept: list[Dim] = [dims[d] for d in passing]
+    return tuple([*kept[:position], *new, *kept[position:]])
+
+
+def _spans(indices: list[Tensor | None]) -> list[tuple[int, int]]:
+    """Which dims of the input each index consumes: one, or as many as a boolean mask has."""
+    spans, d = [], 0
+    for i in indices:
+        width = i.ndim if i is not None and i.dtype in (torch.bool, torch.uint8) else 1
+        if i is not None:
+            spans.append((d, d + width))
+        d += width
+    return spans
+
+
+@rule("index_select", "gather", "take_along_dim")
+def along_dim(recorder: Recorder, out: Tensor, input: Tensor, dim: int, index: Tensor, **_: Any) -> Dims:
+    """Indices along one dim; a full index tensor (`gather`) addresses every dim position by position."""
+    reason = recorder.reason("looked up by index")
+    dims = list(recorder.dims(input))
+    recorder.labels.freeze(dims[dim], reason)
+    dims[dim] = Fixed(reason)
+    if out.ndim != input.ndim:
+        recorder.freeze_all([input], "looked up by index")
+        return fixed_dims(out, reason)
+    for d, size in enumerate(out.shape):
+        if d != dim % input.ndim and size != input.shape[d]:
+            recorder.labels.freeze(dims[d], reason)
+            dims[d] = Fixed(reason)
+    if index.ndim == input.ndim:
+        for theirs in recorder.dims(index):
+            recorder.labels.freeze(theirs, reason)
+    return tuple(dims)
+
+
+@rule("index_put", "_index_put_impl", "_unsafe_index_put")
+def index_put(recorder: Recorder, out: Tensor, input: Tensor, indices: list[Tensor | None], values: Tensor, **_: Any) -> Dims:
+    """Writes at an index: the indexed dims stay; the values stand for the dims that pass."""
+    dims, reason = recorder.dims(input), recorder.reason("written by index")
+    spans = _spans(indices)
+    passing = [d for d in range(input.ndim) if not any(start <= d < stop for start, stop in spans)]
+    for d in range(input.ndim):
+        if d not in passing:
+            recorder.labels.freeze(dims[d], reason)
+    trailing = passing[::-1] if spans and spans[0][0] == 0 else []
+    theirs = recorder.dims(values)
+    for offset, theirs_dim in enumerate(reversed(theirs)):
+        if values.shape[len(theirs) - 1 - offset] == 1:
+            continue
+        if offset < len(trailing):
+            recorder.labels.tie(dims[trailing[offset]], theirs_dim, reason)
+        else:
+            recorder.labels.freeze(theirs_dim, reason)
+    if not trailing:
+        for d in passing:
+            recorder.labels.freeze(dims[d], reason)
+    return dims
+
+
+@rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "masked_scatter")
+def scatter(recorder: Recorder, out: Tensor, input: Tensor, **arguments: Any) -> Dims:
+    """Writes at positions that the data decide."""
+    tensors = [input, *(value for value in arguments.values() if isinstance(value, Tensor))]
+    recorder.freeze_all(tensors, "written by index")
+    return recorder.dims(input)

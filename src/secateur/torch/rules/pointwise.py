@@ -1,0 +1,65 @@
+"""Element-wise operators: the operands stand for the same units, position by position, under broadcasting."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+from secateur.axes import ONE, Dim, Dims
+from secateur.torch.recorder import Recorder
+
+_ARBITRARY = (1.37, -0.61)
+
+
+def broadcast(recorder: Recorder, tensors: Sequence[Tensor], out: Tensor) -> Dims:
+    """Tie the operands' dims, aligned at the last one; a dim of size 1 broadcasts."""
+    dims: list[Dim] = [ONE] * out.ndim
+    for tensor in tensors:
+        for offset, dim in enumerate(reversed(recorder.dims(tensor)), start=1):
+            if dim is ONE or tensor.shape[-offset] == 1:
+                continue
+            here = out.ndim - offset
+            dims[here] = dim if dims[here] is ONE else recorder.labels.tie(dims[here], dim, recorder.reason("tied"))
+    return tuple(dims)
+
+
+def keeps_zero(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether positions that are zero in the operands that carry zeros are zero in the result, whatever the others hold."""
+    key = tuple(_scalar_key(recorder, value) for value in (*args, *kwargs.values()))
+    try:
+        return _zero_stays(func, key, tuple(kwargs))
+    except TypeError:
+        return False
+
+
+def _scalar_key(recorder: Recorder, value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return ("tensor", recorder.zero(value), value.dtype)
+    if isinstance(value, (tuple, list)):
+        return tuple(_scalar_key(recorder, item) for item in value)
+    return value
+
+
+@lru_cache(maxsize=4096)
+def _zero_stays(func: OpOverload, key: tuple[Any, ...], names: tuple[str, ...]) -> bool:
+    """Run the operator on single numbers: 0 for operands that carry zeros, two arbitrary values for the others."""
+    for arbitrary in _ARBITRARY:
+        values = [_scalar(item, arbitrary) for item in key]
+        count = len(values) - len(names)
+        try:
+            with torch._C.DisableTorchFunction():
+                result = func(*values[:count], **dict(zip(names, values[count:], strict=True)))
+        except (RuntimeError, NotImplementedError, ValueError):
+            return False
+        if not isinstance(result, Tensor) or bool(result.ne(0)):
+            return False
+    return True
+
+
+def _scalar(item: Any, arbitrary: float) -> Any:
+    if isinstance(item, tuple) and item and item[0] == "tensor":
+        return torch.tensor(0.0 if item[1] else arbitrary, dtype=torch.float32).to(item[2])
+    return item

@@ -1,0 +1,245 @@
+"""Proof, not hope: that a plan does to this very model what it says."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from secateur.axes import Axis, Integers, Network, Plan
+from secateur.errors import SecateurError, VerificationError
+from secateur.torch.apply import compact, mask, state_of
+from secateur.torch.capture import Inputs, TracedNetwork, call, line_of, trace
+from secateur.torch.replicate import replicate
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 3e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was measured; errors are max |a - b| / max |a| over all outputs.
+
+    Attributes:
+        permutation: The change of the output when every axis is permuted at random in all its slots.
+        zero_is_prune: The difference between the masked and the compact model, over the exact axes of the plan.
+        tolerance: What both had to stay below.
+        dtype: What it was computed in.
+        shapes: The number of tensors whose shape was predicted and found.
+    """
+
+    permutation: float
+    zero_is_prune: float
+    tolerance: float
+    dtype: str
+    shapes: int
+
+
+def verify(model: nn.Module, plan: Plan, example_inputs: Inputs, *, seed: int = 0) -> Proof:
+    """Check a plan on the model itself.
+
+    Three proofs: the plan cuts every slot of its axes (*shape*); permuting every axis leaves the output as it is
+    (*permutation*); and on exact axes the compact model equals the masked one (*zero = prune*). They run in float64 where the
+    model allows it.
+
+    Args:
+        model: The dense model; not changed.
+        plan: The plan to check.
+        example_inputs: As for `trace`.
+        seed: For the permutations.
+
+    Returns:
+        The measured errors.
+
+    Raises:
+        VerificationError: A proof failed; names the axis, the operator and the line.
+
+    Example:
+        >>> import torch, secateur as sc
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> inputs = torch.ones(1, 4)
+        >>> plan = sc.trace(model, inputs).plan({"0": range(3)})
+        >>> sc.verify(model, plan, inputs).zero_is_prune < 1e-9
+        True
+    """
+    network = trace(model, example_inputs)
+    shapes = _check_slots(network, plan)
+    small = compact(model, plan)
+    _check_shapes(small, plan)
+    if any(tensor.is_meta for tensor in state_of(model).values()):
+        _run(small, example_inputs, "the compact model")
+        return Proof(0.0, 0.0, 0.0, "meta", shapes)
+    exact_model, inputs, dtype = _in_float64(model, example_inputs)
+    tolerance = TOLERANCE[dtype]
+    _run(small, example_inputs, "the compact model")
+    permutation = permutation_error(exact_model, network, inputs, seed)
+    if not permutation <= tolerance:
+        raise VerificationError(_blame_permutation(exact_model, network, inputs, seed, permutation, tolerance))
+    difference = zero_is_prune_error(exact_model, network, plan, inputs)
+    if not difference <= tolerance:
+        raise VerificationError(_blame_plan(exact_model, network, plan, inputs, difference, tolerance))
+    return Proof(permutation, difference, tolerance, str(dtype).removeprefix("torch."), shapes)
+
+
+def permutation_error(model: nn.Module, network: Network, inputs: Inputs, seed: int = 0, only: Axis | None = None) -> float:
+    """How much the output changes when the axes (or `only` one) are permuted at random in all their slots."""
+    generator = np.random.default_rng(seed)
+    order = np.arange(network.unit_count)
+    for axis in network.axes:
+        units = network.unit_range(axis.name)
+        shuffled = generator.permutation(order[units])
+        if only is None or axis is only:
+            order[units] = shuffled
+    permuted = permute(model, network, order)
+    return difference(_run(model, inputs, "the model"), _run(permuted, inputs, "the permuted model"))
+
+
+def permute(model: nn.Module, network: Network, order: Integers) -> nn.Module:
+    """A copy of the model in which unit `u` stands where unit `order[u]` stood."""
+    names = {id(tensor): name for name, tensor in state_of(model).items()}
+
+    def permuted(tensor: Tensor) -> Tensor:
+        result = tensor.detach().clone()
+        for d, units in enumerate(network.dims[names[id(tensor)]] if id(tensor) in names else ()):
+            if units is not None:
+                source = torch.from_numpy(permuted_positions(units, order)).to(tensor.device)
+                result = result.index_select(d, source)
+        return result
+
+    return replicate(model, permuted)
+
+
+def permuted_positions(units: Integers, order: Integers) -> Integers:
+    """For each position of a dim (`units`: `[factors, n]`), where it takes its value from when units move by `order`."""
+    positions = np.arange(units.shape[1])
+    fixed = (units < 0).all(axis=0)
+    goal = np.where(units < 0, units, order[units])
+    keys = np.vstack([units, np.where(fixed, positions, -1)])
+    goal_keys = np.vstack([goal, keys[-1:]])
+    source = np.empty_like(positions)
+    source[np.lexsort((positions, *goal_keys))] = np.lexsort((positions, *keys))
+    return source
+
+
+def zero_is_prune_error(model: nn.Module, network: TracedNetwork | Network, plan: Plan, inputs: Inputs) -> float:
+    """The difference between masked and compact model, for the part of the plan that lies on exact axes."""
+    exact = {axis.name for axis in network.axes if axis.exact}
+    part = network.plan({axis.name: np.array(axis.kept) for axis in plan.axes if axis.name in exact})
+    masked = _run(mask(model, part), inputs, "the masked model")
+    return difference(masked, _run(compact(model, part), inputs, "the compact model"))
+
+
+def difference(left: Any, right: Any) -> float:
+    """max |a - b| / max |a| over all tensors of two outputs; infinite where their shapes differ."""
+    ours = [leaf for leaf in pytree.tree_leaves(left) if isinstance(leaf, Tensor)]
+    theirs = [leaf for leaf in pytree.tree_leaves(right) if isinstance(leaf, Tensor)]
+    worst = 0.0
+    if len(ours) != len(theirs):
+        return float("inf")
+    for a, b in zip(ours, theirs, strict=True):
+        if a.shape != b.shape:
+            return float("inf")
+        if not a.numel():
+            continue
+        a, b = a.detach().to(torch.float64), b.detach().to(torch.float64)
+        same = (a == b) | (a.isnan() & b.isnan())
+        gap = torch.where(same, 0.0, (a - b).abs())
+        scale = torch.where(a.isfinite(), a.abs(), 0.0).max().clamp_min(1e-30)
+        error = float((gap / scale).max())
+        worst = max(worst, float("inf") if error != error else error)
+    return worst
+
+
+def _check_slots(network: Network, plan: Plan) -> int:
+    """The plan must cut exactly the slots of its axes."""
+    try:
+        expected = network.plan(plan.kept)
+    except SecateurError as error:
+        raise VerificationError(f"the plan does not fit this model: {error}") from error
+    ours = {cut.name: cut for cut in plan.tensors}
+    theirs = {cut.name: cut for cut in expected.tensors}
+    for name in sorted(ours.keys() | theirs.keys()):
+        if ours.get(name) != theirs.get(name):
+            axes = [a.name for a in network.axes if any(slot.tensor == name for slot in a.slots)]
+            raise VerificationError(
+                f"the plan cuts {name!r} to {_shape(ours.get(name))}, but its axes {axes} ask for {_shape(theirs.get(name))}; "
+                "make plans with network.plan(...) or an allocator"
+            )
+    return len(theirs)
+
+
+def _shape(cut: Any) -> str:
+    return "its whole shape" if cut is None else str(list(cut.shape_after))
+
+
+def _check_shapes(small: nn.Module, plan: Plan) -> None:
+    state = state_of(small)
+    for cut in plan.tensors:
+        if tuple(state[cut.name].shape) != cut.shape_after:
+            raise VerificationError(f"{cut.name!r} came out as {list(state[cut.name].shape)}, predicted {list(cut.shape_after)}")
+
+
+def _in_float64(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, torch.dtype]:
+    """The model in eval mode in float64 where its code allows that, else in its own precision."""
+
+    def widened(value: Tensor) -> Tensor:
+        return value.detach().to(torch.float64) if value.is_floating_point() else value.detach().clone()
+
+    wide = replicate(model, widened).eval()
+    wide_inputs = pytree.tree_map_only(Tensor, widened, inputs)
+    try:
+        with torch.no_grad():
+            call(wide, wide_inputs)
+    except RuntimeError:
+        own = replicate(model, lambda tensor: tensor.detach().clone()).eval()
+        dtypes = [t.dtype for t in model.parameters() if t.dtype in TOLERANCE] or [torch.float32]
+        return own, inputs, max(dtypes, key=lambda dtype: TOLERANCE[dtype])
+    return wide, wide_inputs, torch.float64
+
+
+def _run(model: nn.Module, inputs: Inputs, what: str) -> Any:
+    """Run a copy in eval mode; a failure names the line of the user's code."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return call(model, inputs)
+    except Exception as error:
+        raise VerificationError(f"{what} does not run: {type(error).__name__}: {error} ({line_of(error)})") from error
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _blame_permutation(model: nn.Module, network: Network, inputs: Inputs, seed: int, error: float, tolerance: float) -> str:
+    """Name the axis whose permutation changes the output."""
+    return _blame(network, lambda axis: permutation_error(model, network, inputs, seed, axis), "permuting", error, tolerance)
+
+
+def _blame_plan(model: nn.Module, network: Network, plan: Plan, inputs: Inputs, error: float, tolerance: float) -> str:
+    """Name the axis whose removal is not what zeroing it is."""
+
+    def alone(axis: Axis) -> float:
+        if not axis.exact:
+            return 0.0
+        return zero_is_prune_error(model, network, network.plan({axis.name: plan.kept[axis.name]}), inputs)
+
+    return _blame(network, alone, "removing units of", error, tolerance)
+
+
+def _blame(network: Network, alone: Callable[[Axis], float], doing: str, error: float, tolerance: float) -> str:
+    worst = max(network.axes, key=alone)
+    operators = sorted({c.where for c in network.contractions if any(_meets(network, worst, d) for d in c.dims)})
+    return (
+        f"{doing} axis {worst.name!r} ({', '.join(map(str, worst.slots[:4]))}) changes the output by {error:.1e} "
+        f"(allowed: {tolerance:.0e}); operators on it: {'; '.join(operators[:4]) or 'none'}; "
+        "exclude the axis, and please report it as a fault of Secateur"
+    )
+
+
+def _meets(network: Network, axis: Axis, units: Integers) -> bool:
+    span = network.unit_range(axis.name)
+    return bool(((units >= span.start) & (units < span.stop)).any())
