@@ -46,8 +46,14 @@ def build(
 ) -> Network:
     starts = dict(zip(axes, np.cumsum([0, *axes.values()]).tolist(), strict=False))
 
+    known: dict[tuple[Segment, ...], np.ndarray] = {}
+
     def units(dim: DimSpec) -> np.ndarray | None:
-        return None if isinstance(dim, int) else _side_by_side([_product(axes, starts, segment) for segment in dim])
+        if isinstance(dim, int):
+            return None
+        if (key := tuple(dim)) not in known:  # as in a traced network, equal dims are one array
+            known[key] = _side_by_side([_product(axes, starts, segment) for segment in dim])
+        return known[key]
 
     dims = {name: tuple(units(dim) for dim in spec) for name, spec in tensors.items()}
     specs = {

@@ -16,10 +16,10 @@ SCORES = {"wide": np.arange(8.0), "narrow": np.arange(4.0)}
 
 
 def test_global_takes_the_worst_units_of_all_axes_together(two_layers: Network) -> None:
-    """Raw scores: the four below 2 go (3 * 4 + 2 * 2 + ... parameters), before any other."""
+    """With raw scores the four below 2 go: 3*6 + 6*2 + 2*2 parameters stay."""
     scores = {"wide": np.array([0, 1, 9, 9, 9, 9, 9, 9]), "narrow": np.array([9, 0.5, 1.5, 9])}
 
-    plan = Global(Budget(params=(3 * 6 + 6 * 2 + 2 * 2) / 64), normalise=normalise.unchanged)(two_layers, scores)
+    plan = Global(Budget(params=34 / 64), normalise=normalise.unchanged)(two_layers, scores)
 
     assert plan.kept["wide"].tolist() == [2, 3, 4, 5, 6, 7]
     assert plan.kept["narrow"].tolist() == [0, 3]
@@ -31,8 +31,8 @@ def test_normalised_scores_do_not_let_one_loud_axis_silence_another(two_layers: 
     raw = Global(Budget(params=0.5), normalise=normalise.unchanged)(two_layers, scores)
     fair = Global(Budget(params=0.5))(two_layers, scores)
 
-    assert raw.counts == {"wide": 4, "narrow": 4}
-    assert fair.counts["wide"] > 4 > fair.counts["narrow"]
+    assert raw.counts == {"wide": 3, "narrow": 4}
+    assert fair.counts == {"wide": 5, "narrow": 2}
 
 
 def test_uniform_takes_the_same_share_of_every_axis(two_layers: Network) -> None:
@@ -62,7 +62,7 @@ def test_equal_scores_keep_the_units_that_come_first(two_layers: Network) -> Non
 
     for axis in plan.axes:
         assert axis.kept == tuple(range(len(axis.kept)))
-    assert plan.counts["wide"] == 8
+    assert plan.counts == {"wide": 7, "narrow": 1}
 
 
 def test_the_floor_of_every_axis_stays(two_layers: Network) -> None:
@@ -78,14 +78,14 @@ def test_the_floor_of_every_axis_stays(two_layers: Network) -> None:
 
 
 def test_per_cost_takes_what_saves_most_for_equal_scores(network_of: NetworkOf) -> None:
-    network = network_of({"cheap": 4, "dear": 4}, {"cheap": ([("cheap",)], 1), "dear": ([("dear",)], 10)})
-    scores = {"cheap": np.ones(4), "dear": np.full(4, 1.5)}
+    network = network_of({"cheap": 4, "dear": 4}, {"cheap": ([("cheap",)], 2), "dear": ([("dear",)], 3)})
+    scores = {"cheap": np.ones(4), "dear": np.full(4, 1.2)}
 
-    by_score = Global(Budget(params=0.9), normalise=normalise.unchanged)(network, scores)
-    per_cost = Global(Budget(params=0.9), normalise=normalise.unchanged, per_cost=True)(network, scores)
+    by_score = Global(Budget(params=0.7), normalise=normalise.unchanged)(network, scores)
+    per_cost = Global(Budget(params=0.7), normalise=normalise.unchanged, per_cost=True)(network, scores)
 
-    assert by_score.counts == {"cheap": 1, "dear": 3}
-    assert per_cost.counts == {"cheap": 4, "dear": 3}
+    assert by_score.counts == {"cheap": 1, "dear": 4}
+    assert per_cost.counts == {"cheap": 4, "dear": 2}
 
 
 def test_per_cost_keeps_what_saves_nothing(network_of: NetworkOf) -> None:
@@ -122,7 +122,7 @@ def test_a_budget_out_of_reach_says_how_far_it_can_go(two_layers: Network) -> No
 
 
 def test_what_can_be_reached_depends_on_multiples_and_exclusions(two_layers: Network) -> None:
-    with pytest.raises(BudgetError, match=r"macs=0\.5 \(32 of 64, 6 allowed.*multiple_of=4, 1 of 2 axes excluded"):
+    with pytest.raises(BudgetError, match=r"macs=0\.5625 \(36 of 64, 6 allowed.*multiple_of=4, 1 of 2 axes excluded"):
         Uniform(Budget(macs=0.1), multiple_of=4, exclude=("narrow",))(two_layers, SCORES)
 
 
@@ -187,6 +187,6 @@ def test_code_that_cannot_follow_is_reported_by_the_plan(network_of: NetworkOf) 
     use = SizeUse(Operation("*", Attribute("block", "half", None, 2), 2), np.arange(4)[None], "model.py:3")
     network = network_of({"a": 4}, {"a.weight": ([("a",)], 2)}, uses=(use,))
 
-    with pytest.raises(AttributeFollowError, match="model.py:3"):
+    with pytest.raises(AttributeFollowError, match=r"model\.py:3"):
         Global(Budget(params=0.75))(network, {"a": np.arange(4)})
     assert Global(Budget(params=0.75), multiple_of=2)(network, {"a": np.arange(4)}).counts == {"a": 2}

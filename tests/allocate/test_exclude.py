@@ -25,9 +25,8 @@ def network(network_of: Callable[..., Network]) -> Network:
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [
-        ("block.mlp.up", {"block.mlp.up", "block.mlp.up#2", "stem"}),
-        ("block.mlp.up#2", {"block.mlp.up#2"}),
-        ("stem", {"stem"}),
+        ("block.mlp.up.*", {"block.mlp.up", "block.mlp.up#2", "stem"}),
+        ("block.mlp", {"block.mlp.up", "block.mlp.up#2", "stem"}),
         ("stem.weight", {"stem"}),
         ("*.down.*", {"stem", "block.mlp.up", "block.mlp.up#2"}),
         ("bl?ck", {"stem", "block.mlp.up", "block.mlp.up#2"}),
@@ -41,6 +40,12 @@ def test_a_pattern_names_axes_by_themselves_their_tensors_and_the_modules_around
 ) -> None:
     """The stem's channels are also those of the block, so a layer of the block that stays whole keeps them."""
     assert excluded_axes(network, [pattern]) == names
+
+
+@pytest.mark.parametrize("name", ["stem", "block.mlp.up", "block.mlp.up#2"])
+def test_the_exact_name_of_an_axis_names_that_axis_alone(network: Network, name: str) -> None:
+    """Not all that lives in the module of that name."""
+    assert excluded_axes(network, [name]) == {name}
 
 
 def test_patterns_add_up(network: Network) -> None:

@@ -1,7 +1,8 @@
 """Are the statements of the zoo right, judged without the tracer?
 
 An axis is a permutation symmetry. So for every stated axis a search finds where in each slot its units lie, such that
-rolling the units by one leaves the outputs as they are; and leaving any one slot out must change them.
+rolling the units by one leaves the outputs as they are, and swapping the first two does (together these make every
+permutation); and leaving any one slot out must change them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -91,28 +92,31 @@ def test_no_axis_is_stated_twice(entry: ZooEntry) -> None:
     assert all(region not in regions[:i] for i, region in enumerate(regions))
 
 
-@pytest.mark.parametrize("entry", NUMERIC, ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", ZOO, ids=lambda entry: entry.name)
 def test_building_twice_gives_the_same_model_and_inputs_and_draws_nothing_from_the_caller(entry: ZooEntry) -> None:
     before = torch.random.get_rng_state()
     first, second = entry.build(), entry.build()
-    for name, value in first.state_dict().items():
-        assert torch.equal(value, second.state_dict()[name]), name
-    for left, right in zip(tensors_in(entry.inputs()), tensors_in(entry.inputs()), strict=True):
-        assert torch.equal(left, right)
+    assert first is not second
+    assert list(tensors_of(first)) == list(tensors_of(second))
+    lefts = [*tensors_of(first).values(), *tensors_in(entry.inputs())]
+    rights = [*tensors_of(second).values(), *tensors_in(entry.inputs())]
+    for left, right in zip(lefts, rights, strict=True):
+        assert left.shape == right.shape
+        assert not entry.numeric or torch.equal(left, right)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert not any(module.training for module in first.modules())
 
 
 @pytest.mark.parametrize("entry", NUMERIC, ids=lambda entry: entry.name)
-def test_outputs_are_of_order_one_and_depend_on_the_inputs(entry: ZooEntry) -> None:
+def test_outputs_are_finite_and_of_order_one(entry: ZooEntry) -> None:
     model = entry.build().double()
     out = outputs(entry, model)
     assert torch.isfinite(out).all()
     assert 0.02 < out.std() < 50
-    with torch.no_grad():
-        assert out.std() > 0 and len(out.unique()) > 2
 
 
+# torch says of projections that they take its slower path; the outputs are the same
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN:UserWarning")
 @pytest.mark.parametrize("entry", NUMERIC, ids=lambda entry: entry.name)
 def test_models_run_as_built(entry: ZooEntry) -> None:
     with torch.no_grad():
@@ -125,7 +129,7 @@ def test_no_tensor_along_an_axis_is_constant(entry: ZooEntry) -> None:
     for slot in {slot for axis in entry.axes for slot in axis.slots}:
         name, dim = slot.rsplit(":", 1)
         rows = stored[name].movedim(int(dim), 0).flatten(1) if stored[name].ndim > 1 else stored[name][:, None]
-        assert len(rows.unique(dim=0)) == len(rows), slot
+        assert len({tuple(row) for row in rows.tolist()}) == len(rows), slot
 
 
 @pytest.mark.parametrize(("entry", "axis"), AXES)
@@ -134,26 +138,28 @@ def test_a_stated_axis_is_a_permutation_symmetry_and_needs_all_of_its_slots(
 ) -> None:
     model = entry.build().double()
     expected = outputs(entry, model)
+    roll, swap = torch.arange(axis.units).roll(1), torch.tensor([1, 0, *range(2, axis.units)])
     layouts = next(
-        (layouts for layouts in candidates(entry, axis, model) if change(entry, expected, layouts, axis) < TOLERANCE),
+        (layouts for layouts in candidates(entry, axis, model) if change(entry, expected, layouts, roll) < TOLERANCE),
         None,
     )
     assert layouts is not None, "rolling the units changes the outputs, wherever the units may lie in the slots"
+    assert change(entry, expected, layouts, swap) < TOLERANCE
     for left_out in layouts:
         others = {slot: layout for slot, layout in layouts.items() if slot != left_out}
-        assert change(entry, expected, others, axis) > CHANGED, f"the outputs do not notice that {left_out} is left out"
+        assert change(entry, expected, others, roll) > CHANGED, f"the outputs do not notice that {left_out} is left out"
 
 
-def change(entry: ZooEntry, expected: Tensor, layouts: Mapping[str, Layout], axis: ExpectedAxis) -> float:
-    """The largest change of the outputs, relative to the largest output, when all units move on by one."""
+def change(entry: ZooEntry, expected: Tensor, layouts: Mapping[str, Layout], units: Tensor) -> float:
+    """The largest change of the outputs, relative to the largest output, when the units are put in this order."""
     model = entry.build().double()
     stored = tensors_of(model)
     with torch.no_grad():
         for slot, (start, outer, inner) in layouts.items():
             name, dim = slot.rsplit(":", 1)
             order = torch.arange(stored[name].shape[int(dim)])
-            stop = start + outer * axis.units * inner
-            order[start:stop] = order[start:stop].view(outer, axis.units, inner).roll(1, dims=1).reshape(-1)
+            stop = start + outer * len(units) * inner
+            order[start:stop] = order[start:stop].view(outer, len(units), inner)[:, units].reshape(-1)
             stored[name].copy_(stored[name].index_select(int(dim), order))
     return float((outputs(entry, model) - expected).abs().max() / expected.abs().max())
 

@@ -45,7 +45,7 @@ class Global:
             while the other axes are whole. For scores that are never negative.
         floor: The share of each axis that always stays, in [0, 1], rounded up; at least one unit does, so no axis empties.
         multiple_of: The kept widths of matrices shall be multiples of this; `secateur.allocate.multiples` has the rule.
-        exclude: Patterns (`fnmatch`) for what keeps its shape: names of axes, of tensors, or of modules with all in them.
+        exclude: What keeps its shape: names of axes, or patterns (`fnmatch`) for tensors and for modules with all in them.
 
     Raises:
         BudgetError: `floor` or `multiple_of` is out of range. When called: the budget cannot be met; says what can be.
@@ -109,7 +109,7 @@ class Uniform:
     Args:
         budget: What must hold afterwards.
         multiple_of: The kept widths of matrices shall be multiples of this; `secateur.allocate.multiples` has the rule.
-        exclude: Patterns (`fnmatch`) for what keeps its shape: names of axes, of tensors, or of modules with all in them.
+        exclude: What keeps its shape: names of axes, or patterns (`fnmatch`) for tensors and for modules with all in them.
 
     Raises:
         BudgetError: `multiple_of` is out of range. When called: the budget cannot be met; says what can be.

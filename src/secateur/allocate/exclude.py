@@ -11,8 +11,9 @@ from secateur.errors import PlanError
 def excluded_axes(network: Network, patterns: Sequence[str]) -> frozenset[str]:
     """The axes that a pattern names, by themselves or by something they live in.
 
-    A pattern (`*`, `?`, `[abc]`) is held against the axis' name and, for every slot of the axis, against the name of its tensor
-    and of the modules around it. So a module's path stands for all that is in it, and an excluded layer keeps its shape.
+    The exact name of an axis names that axis alone. Any other pattern (`*`, `?`, `[abc]`) is held against the axis' name and, for
+    every slot of the axis, against the name of its tensor and of the modules around it. So a module's path stands for all that
+    is in it, and keeps its shape; where a module's path is the name of an axis too, write `path.*` for the module.
 
     Args:
         network: Whose axes.
@@ -28,7 +29,9 @@ def excluded_axes(network: Network, patterns: Sequence[str]) -> frozenset[str]:
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in everything):
             raise PlanError(_unmatched(pattern, everything))
-    return frozenset(axis.name for axis in network.axes if _is_named(axis, patterns))
+    exact = {axis.name for axis in network.axes} & set(patterns)
+    wider = [pattern for pattern in patterns if pattern not in exact]
+    return frozenset(exact | {axis.name for axis in network.axes if _is_named(axis, wider)})
 
 
 def _is_named(axis: Axis, patterns: Sequence[str]) -> bool:

@@ -7,8 +7,8 @@ from math import ceil
 import numpy as np
 
 from secateur.allocate.budget import Budget, fits
-from secateur.allocate.ladder import Integers, Ladder, Rules
-from secateur.axes import Network
+from secateur.allocate.ladder import Ladder, Rules
+from secateur.axes import Integers, Network
 from secateur.errors import BudgetError
 
 

@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 from secateur.allocate.budget import exact_share
 from secateur.allocate.exclude import excluded_axes
 from secateur.allocate.multiples import axis_steps
-from secateur.axes import Network
+from secateur.axes import Integers, Network
 from secateur.errors import BudgetError, PlanError
-
-Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

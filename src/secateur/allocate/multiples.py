@@ -16,7 +16,7 @@ from math import gcd, prod
 
 import numpy as np
 
-from secateur.axes import Network
+from secateur.axes import Integers, Network
 
 Segment = tuple[int, tuple[int, ...]]
 """So many positions a combination of units, one unit of each of these axes (by index)."""
@@ -72,10 +72,14 @@ def _segments_by_axis(network: Network) -> list[set[Segment]]:
     return [here or elsewhere for here, elsewhere in zip(matrices, others, strict=True)]
 
 
-def _segments(network: Network, axes: np.ndarray) -> Iterator[Segment]:
-    """The combinations of axes that the positions of one dim belong to."""
-    combinations, counts = np.unique(np.sort(axes, axis=0), axis=1, return_counts=True)
-    for column, positions in zip(combinations.T.tolist(), counts.tolist(), strict=True):
-        members = tuple(axis for axis in column if axis >= 0)
+def _segments(network: Network, axes: Integers) -> Iterator[Segment]:
+    """The combinations of axes that the positions of one dim, `[factors, n]`, belong to."""
+    number = np.zeros(axes.shape[1], dtype=np.int64)
+    for row in axes:
+        # Numbered anew after each factor, because powers of the number of axes overflow.
+        _, number = np.unique(number * (len(network.axes) + 1) + row + 1, return_inverse=True)
+    _, first, counts = np.unique(number, return_index=True, return_counts=True)
+    for column, positions in zip(axes[:, first].T.tolist(), counts.tolist(), strict=True):
+        members = tuple(sorted(axis for axis in column if axis >= 0))
         if members:
             yield positions // prod(network.axes[axis].size for axis in members), members

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Normaliser = Callable[[NDArray[np.float64]], NDArray[np.float64]]
-"""Takes the scores of one axis, `[units]`, and returns comparable ones; must not change their order."""
+"""Takes the scores of one axis, `[units]`, highest first, and returns comparable ones; must not change their order."""
 
 
 def unchanged(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -81,4 +81,4 @@ def standard(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     scaled = maximum(scores)
     if scaled.size == 0 or (scaled == scaled[0]).all():
         return np.zeros_like(scaled)
-    return (scaled - scaled.mean()) / float(scaled.std())
+    return (scaled - float(scaled.mean())) / float(scaled.std())

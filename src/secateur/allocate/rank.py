@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.allocate.budget import Budget
-from secateur.allocate.ladder import Integers, Ladder
+from secateur.allocate.ladder import Ladder
 from secateur.allocate.normalise import Normaliser
-from secateur.axes import Cost, Network, Plan, Scores
+from secateur.axes import Cost, Integers, Network, Plan, Scores
 from secateur.errors import PlanError
 
 
@@ -50,7 +50,9 @@ def worths(network: Network, ranking: Ranking, ladder: Ladder, normalise: Normal
     ends = np.searchsorted(ladder.axis, np.arange(len(network.axes)), side="right")
     for i, (axis, units) in enumerate(zip(network.axes, np.split(ladder.units, ends), strict=False)):
         if len(units):
-            values = _normalised(axis.name, ranking.scores[axis.name], normalise)[ranking.best_first[axis.name]]
+            # Sorted first, so that sums inside a normaliser round alike however the units are numbered.
+            best_first = ranking.scores[axis.name][ranking.best_first[axis.name]]
+            values = _normalised(axis.name, best_first, normalise)
             starts = np.cumsum([0, *units[:-1]])
             sums = np.add.reduceat(values[ladder.least[i] :] / np.repeat(units, units), starts)
             found.append(np.minimum.accumulate(sums))

@@ -1,4 +1,4 @@
-"""A pruned model on disk: a folder with safetensors for the weights and one JSON for the plan. No pickle, no half-written state."""
+"""A pruned model on disk: a folder with safetensors for the weights and one JSON for the plan. No pickle; all or nothing."""
 
 from secateur.artefact.dense import load_weights
 from secateur.artefact.folder import load, read, save

@@ -1,7 +1,8 @@
 """How an artefact reaches the disk: whoever is killed at any moment leaves the old one or the new one, never a mixture.
 
-The weights lie under a name made of their hash, so that they never overwrite the ones that the old manifest speaks of. All is written
-and flushed in a private folder first; then one rename of the manifest makes it count. What no manifest speaks of is swept afterwards.
+The weights lie under a name made of their hash, so that they never overwrite the ones that the old manifest
+speaks of. All is written and flushed in a private folder first; then one rename of the manifest makes it count.
+Old weights are swept afterwards.
 """
 
 import contextlib
@@ -10,29 +11,31 @@ import hashlib
 import logging
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from secateur.artefact.manifest import MANIFEST, WeightsFile
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows: nothing to lock a folder with, so two who save into one folder must take turns themselves
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger(__name__)
 
 _PRIVATE = ".writing-"
 
 
-def commit(folder: Path, write_weights: Callable[[Path], None], manifest: Callable[[WeightsFile], str]) -> None:
+def commit(folder: Path, write_weights: Callable[[Path], None], manifest: Callable[[WeightsFile], str]) -> WeightsFile:
     """Replace what `folder` holds by new weights and a new manifest, in one step that happens or does not.
 
     Args:
         folder: Made where it is missing. Files that are no artefact's stay.
         write_weights: Writes the weights to the path it is given.
         manifest: The manifest's text for the weights file that was written.
+
+    Returns:
+        The weights file that now counts.
 
     Raises:
         OSError: No space, no permission...; what the folder held before is still there and whole.
@@ -45,7 +48,7 @@ def commit(folder: Path, write_weights: Callable[[Path], None], manifest: Callab
             write_weights(private / "weights")
             weights = describe(private / "weights")
             (private / MANIFEST).write_text(manifest(weights), encoding="ascii")
-            # Who writes safetensors decides on the mode of the file; the manifest has the one that the user's umask asks for.
+            # Who writes safetensors decides on the mode of the file; the manifest has the user's.
             shutil.copymode(private / MANIFEST, private / "weights")
             _flush(private / "weights")
             _flush(private / MANIFEST)
@@ -53,6 +56,7 @@ def commit(folder: Path, write_weights: Callable[[Path], None], manifest: Callab
         finally:
             shutil.rmtree(private, ignore_errors=True)
         _sweep_weights(folder, keep=weights.name)
+    return weights
 
 
 @contextlib.contextmanager
@@ -61,7 +65,7 @@ def locked(folder: Path, *, exclusive: bool) -> Iterator[None]:
 
     The system lets go of the lock when the process ends, however it ends. File systems that know no locks go without.
     """
-    if fcntl is None:
+    if sys.platform == "win32":  # no lock for a folder: there, two who save into one must take turns themselves
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -83,9 +87,9 @@ def describe(path: Path) -> WeightsFile:
 def _publish(private: Path, folder: Path, weights: WeightsFile) -> None:
     known = (folder / weights.name).exists()
     try:
-        os.replace(private / "weights", folder / weights.name)
+        (private / "weights").replace(folder / weights.name)
         _flush_folder(folder)
-        os.replace(private / MANIFEST, folder / MANIFEST)  # from here on it is the new artefact
+        (private / MANIFEST).replace(folder / MANIFEST)  # from here on it is the new artefact
     except BaseException:
         if not known and not _speaks_of(folder / MANIFEST, weights):
             (folder / weights.name).unlink(missing_ok=True)

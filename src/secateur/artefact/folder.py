@@ -3,7 +3,7 @@
 import errno
 import importlib.metadata
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,19 @@ from torch import Tensor, nn
 
 from secateur.artefact.commit import commit, describe, locked
 from secateur.artefact.manifest import MANIFEST, Artefact, StoredTensor
+from secateur.artefact.match import (
+    class_name,
+    dtype_name,
+    listed,
+    plan_complaints,
+    plan_not_applied,
+    state_complaints,
+    storable_state,
+    ties_of,
+)
 from secateur.axes import Plan
 from secateur.errors import ArtefactError, SecateurError
-from secateur.torch.compact import compact, plan_of
+from secateur.torch.apply import compact, plan_of
 
 
 def save(
@@ -49,15 +59,18 @@ def save(
     folder = Path(folder)
     if plan is None:
         plan = plan_of(model) or Plan(axes=(), tensors=())
-    _refuse_unapplied(model, plan)
-    state = _state(model)
-    ties = _ties(state)
+    if wrong := list(plan_not_applied(model, plan)):
+        raise ArtefactError(
+            f"{class_name(model)} is not the model that the plan leads to: {listed(wrong)}; save what compact(model, plan) gave"
+        )
+    state = storable_state(model)
+    ties = ties_of(state)
     tensors = {name: tensor for name, tensor in state.items() if name not in ties}
     artefact = partial(
         Artefact,
         plan=plan,
-        model=_class_name(model),
-        tensors={name: StoredTensor(_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()},
+        model=class_name(model),
+        tensors={name: StoredTensor(dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()},
         ties=ties,
         secateur=_version(),
         torch=str(torch.__version__),
@@ -78,8 +91,8 @@ def load(model: nn.Module, folder: str | Path) -> nn.Module:
         folder: An artefact's folder.
 
     Returns:
-        A new module of the model's class with the plan's shapes and the saved weights. Device, dtype, `requires_grad` and mode are
-        those of `model`; where its floating-point dtype is not the saved one, the weights are converted to it.
+        A new module of the model's class with the plan's shapes and the saved weights. Device, dtype, `requires_grad` and mode
+        are those of `model`; where its floating-point dtype is not the saved one, the weights are converted to it.
 
     Raises:
         ArtefactError: There is no artefact, it is damaged or altered, it is from a newer format, or it is another model's.
@@ -94,7 +107,7 @@ def load(model: nn.Module, folder: str | Path) -> nn.Module:
         True
     """
     folder = Path(folder)
-    read(folder)
+    read(folder)  # with the precise complaint where there is nothing to lock
     try:
         with locked(folder, exclusive=False):
             artefact = read(folder)
@@ -104,7 +117,7 @@ def load(model: nn.Module, folder: str | Path) -> nn.Module:
     except (OSError, SafetensorError) as error:
         raise ArtefactError(f"the artefact in {folder} cannot be read: {error}; save the model again") from error
     except RuntimeError as error:
-        raise ArtefactError(f"{_class_name(model)} does not take the weights in {folder}: {error}") from error
+        raise ArtefactError(f"{class_name(model)} does not take the weights in {folder}: {error}") from error
     return small
 
 
@@ -125,60 +138,20 @@ def read(folder: str | Path) -> Artefact:
     return Artefact.from_json(text, str(folder / MANIFEST))
 
 
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict, with the very tensors of the model; only what a file can hold."""
-    state: dict[str, Any] = model.state_dict(keep_vars=True)
-    for name, value in state.items():
-        reason = _unstorable(value)
-        if reason is not None:
-            raise ArtefactError(f"{name} of {_class_name(model)} cannot be saved: {reason}")
-    return state
-
-
-def _unstorable(value: object) -> str | None:
-    if not isinstance(value, Tensor):
-        return f"it is of {type(value).__name__}, no tensor; give it to save(..., extra=...) instead"
-    if torch.nn.parameter.is_lazy(value):
-        return "it has no shape yet; run the model once"
-    if value.is_meta:
-        return "it is on the meta device and has no values; move the model with to_empty and fill it"
-    if value.layout is not torch.strided or value.is_quantized or type(value.data) is not Tensor:
-        return f"it is no plain dense tensor ({value.layout}, {type(value.data).__name__}); convert it to one"
-    return None
-
-
-def _ties(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """For each further name of one and the same tensor, its first name."""
-    first: dict[int, str] = {}
-    return {name: first[id(tensor)] for name, tensor in state.items() if first.setdefault(id(tensor), name) != name}
-
-
-def _refuse_unapplied(model: nn.Module, plan: Plan) -> None:
-    shapes = {name: tuple(tensor.shape) for name, tensor in _tensors(model) if not torch.nn.parameter.is_lazy(tensor)}
-    wrong = [
-        f"{cut.name} has shape {shapes.get(cut.name, 'none')}, the plan says {cut.shape_after}"
-        for cut in plan.tensors
-        if shapes.get(cut.name) != cut.shape_after
-    ]
-    if wrong:
-        raise ArtefactError(
-            f"{_class_name(model)} is not the model that the plan leads to: {_listed(wrong)}; save what compact(model, plan) gave"
-        )
-
-
 def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write safetensors; equal tensors give equal bytes."""
     packed: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().contiguous()
-        shared = plain.untyped_storage().data_ptr() in storages  # two views of one storage: safetensors wants each by itself
-        packed[name] = plain.clone() if shared else plain
-        storages.add(packed[name].untyped_storage().data_ptr())
+        if plain.untyped_storage().data_ptr() in storages:  # views of one storage: safetensors wants each by itself
+            plain = plain.clone()
+        packed[name] = plain
+        storages.add(plain.untyped_storage().data_ptr())
     try:
         save_file(packed, path, metadata={"format": "pt"})  # one entry: several would be written in random order
     except (KeyError, ValueError) as error:
-        dtypes = sorted({_name(tensor.dtype) for tensor in packed.values()})
+        dtypes = sorted({dtype_name(tensor.dtype) for tensor in packed.values()})
         raise ArtefactError(f"safetensors cannot hold these tensors, of {', '.join(dtypes)}: {error}") from error
 
 
@@ -199,80 +172,40 @@ def _refuse_damaged(folder: Path, artefact: Artefact) -> None:
             "copy the whole folder again, or save the model again"
         )
     with safe_open(path, framework="pt") as file:  # which refuses tensors that do not fill the file exactly
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  (not a dict)
-    listed = {name: tensor.shape for name, tensor in artefact.tensors.items()}
-    if shapes != listed:
-        wrong = sorted(name for name in shapes.keys() | listed.keys() if shapes.get(name) != listed.get(name))
-        raise ArtefactError(f"the weights {path} are not those of the manifest: {_listed(wrong)}; save the model again")
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  no dict
+    expected = {name: tensor.shape for name, tensor in artefact.tensors.items()}
+    if shapes != expected:
+        wrong = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
+        raise ArtefactError(f"the weights {path} are not those of the manifest: {listed(wrong)}; save the model again")
 
 
 def _compacted(model: nn.Module, artefact: Artefact, folder: Path) -> nn.Module:
     """The model in the artefact's shapes, with whatever values, once it is certain that the artefact is this model's."""
     cause: SecateurError | None = None
-    complaints = list(_plan_complaints(model, artefact.plan))
+    complaints = list(plan_complaints(model, artefact.plan))
     if not complaints:
         try:
             small = compact(model, artefact.plan)
         except SecateurError as error:
             complaints, cause = [str(error)], error
         else:
-            complaints = list(_state_complaints(_state(small), artefact))
+            complaints = list(state_complaints(storable_state(small), artefact))
     if not complaints:
         return small
-    hint = "" if artefact.plan.axes else "; it holds no plan: if the saved model was pruned, save it with save(..., plan=plan)"
+    hint = "" if artefact.plan.axes else "; it holds no plan: save a pruned model with save(model, folder, plan)"
     raise ArtefactError(
-        f"{folder} holds another model than {_class_name(model)}: it was saved from {artefact.model}; {_listed(complaints)}; "
+        f"{folder} holds another model than {class_name(model)}: it was saved from {artefact.model}; {listed(complaints)}; "
         f"build the model as it was built before pruning{hint}"
     ) from cause
-
-
-def _plan_complaints(model: nn.Module, plan: Plan) -> Iterator[str]:
-    tensors = dict(_tensors(model))
-    for name, tensor in tensors.items():
-        if tensor.is_meta or torch.nn.parameter.is_lazy(tensor):
-            yield f"{name} is on the meta device or has no shape yet; load into a model with memory of its own"
-    for cut in plan.tensors:
-        if cut.name not in tensors:
-            yield f"{cut.name} is missing in the model"
-        elif not torch.nn.parameter.is_lazy(tensors[cut.name]) and tuple(tensors[cut.name].shape) != cut.shape:
-            yield f"{cut.name} has shape {tuple(tensors[cut.name].shape)} in the model, {cut.shape} in the plan"
-
-
-def _state_complaints(state: Mapping[str, Tensor], artefact: Artefact) -> Iterator[str]:
-    shapes = artefact.shapes
-    yield from (f"{name} is missing in the model" for name in shapes if name not in state)
-    yield from (f"{name} is missing in the artefact" for name in state if name not in shapes)
-    ties = _ties(state)
-    for name in state.keys() & shapes.keys():
-        if tuple(state[name].shape) != shapes[name]:
-            yield f"{name} has shape {tuple(state[name].shape)} in the pruned model, {shapes[name]} in the artefact"
-        if ties.get(name) != artefact.ties.get(name):
-            yield f"{name} is tied to {ties.get(name, 'none')} in the model, to {artefact.ties.get(name, 'none')} in the artefact"
-    for name, stored in artefact.tensors.items():
-        if name in state and not _converts(stored.dtype, state[name].dtype):
-            yield f"{name} is {_name(state[name].dtype)} in the model, {stored.dtype} in the artefact"
-
-
-def _converts(stored: str, own: torch.dtype) -> bool:
-    """Whether values of a dtype may go into another: the same, or both floating point (complex to complex likewise)."""
-    dtype = getattr(torch, stored, None)
-    if not isinstance(dtype, torch.dtype):
-        return False
-    return dtype == own or (dtype.is_floating_point and own.is_floating_point) or (dtype.is_complex and own.is_complex)
 
 
 def _weights(folder: Path, artefact: Artefact) -> dict[str, Tensor]:
     with safe_open(folder / artefact.weights.name, framework="pt") as file:
         weights = {name: file.get_tensor(name) for name in artefact.tensors}
-    wrong = [name for name, stored in artefact.tensors.items() if _name(weights[name].dtype) != stored.dtype]
+    wrong = [name for name, stored in artefact.tensors.items() if dtype_name(weights[name].dtype) != stored.dtype]
     if wrong:
-        raise ArtefactError(f"the weights in {folder} have other dtypes than the manifest says: {_listed(wrong)}")
+        raise ArtefactError(f"the weights in {folder} have other dtypes than the manifest says: {listed(wrong)}")
     return weights | {name: weights[first] for name, first in artefact.ties.items()}
-
-
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters(remove_duplicate=False)
-    yield from model.named_buffers(remove_duplicate=False)
 
 
 def _jsonable(extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,7 +213,9 @@ def _jsonable(extra: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return dict(json.loads(json.dumps(dict(extra), allow_nan=False, sort_keys=True)))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ArtefactError(f"extra cannot be saved as JSON: {error}; give text, finite numbers, lists and dicts") from error
+        raise ArtefactError(
+            f"extra cannot be saved as JSON: {error}; give text, finite numbers, lists and dicts"
+        ) from error
 
 
 def _unwritable(folder: Path, error: Exception) -> ArtefactError:
@@ -296,22 +231,8 @@ def _unwritable(folder: Path, error: Exception) -> ArtefactError:
     return ArtefactError(f"cannot save to {folder}: {error}; {advice}")
 
 
-def _class_name(model: nn.Module) -> str:
-    return f"{type(model).__module__}.{type(model).__qualname__}"
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _version() -> str:
     try:
         return importlib.metadata.version("secateur")
     except importlib.metadata.PackageNotFoundError:  # a source tree on the path, not installed
         return "unknown"
-
-
-def _listed(items: Sequence[str]) -> str:
-    """The first few of them, and how many more there are."""
-    shown = "; ".join(items[:5])
-    return shown if len(items) <= 5 else f"{shown}; and {len(items) - 5} more"

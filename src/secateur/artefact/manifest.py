@@ -127,7 +127,9 @@ def _parse(text: bytes, where: str) -> dict[str, Any]:
 def _refuse_newer(content: Mapping[str, Any], where: str) -> None:
     written = content["format"]
     if isinstance(written, bool) or not isinstance(written, int) or written < 1:
-        raise ArtefactError(f"{where} is damaged: its format is {written!r}, not a whole number from 1; save the model again")
+        raise ArtefactError(
+            f"{where} is damaged: its format is {written!r}, not a whole number from 1; save the model again"
+        )
     if written > FORMAT:
         raise ArtefactError(
             f"{where} has format {written}, written by secateur {content.get('secateur', '(unknown)')}; "
@@ -152,7 +154,9 @@ def _ties(data: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, str]
 
 def _weights(data: Mapping[str, Any]) -> WeightsFile:
     weights = WeightsFile(int(data["size"]), str(data["sha256"]))
-    if not re.fullmatch("[0-9a-f]{64}", weights.sha256):  # it becomes a file's name: it must never lead out of the folder
+    if not re.fullmatch(
+        "[0-9a-f]{64}", weights.sha256
+    ):  # it becomes a file's name: it must never lead out of the folder
         raise ValueError(f"a sha256 of {weights.sha256!r}")
     return weights
 

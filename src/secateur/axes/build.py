@@ -34,6 +34,7 @@ class Run:
         contractions: `(factor, dims, where)` of each operator that multiplies and adds.
         uses: Integers of the code that are used as sizes.
         opened: Paths of fused modules that were opened.
+        spared: For a tensor's name, the dims along which masking leaves it as it is, because its norm divides something.
     """
 
     labels: Labels = field(default_factory=Labels)
@@ -41,6 +42,7 @@ class Run:
     contractions: list[tuple[int, Dims, str]] = field(default_factory=list)
     uses: list[SizeUse] = field(default_factory=list)
     opened: tuple[str, ...] = ()
+    spared: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def build_network(run: Run) -> Network:
@@ -81,6 +83,7 @@ class _Classes:
             contractions=tuple(self._contraction(c) for c in self.run.contractions),
             uses=tuple(self._size_uses()),
             opened=self.run.opened,
+            spared=self.run.spared,
         )
 
     def _groups(self) -> list[Integers]:

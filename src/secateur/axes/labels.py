@@ -1,12 +1,12 @@
 """The algebra: integer labels that travel with the data.
 
 Every position of every dim of every parameter gets a label of its own (`Labels.fresh`). A frontend watches a network run and
-says, operator by operator, what happened to the labels: they were tied (`tie`), moved (`reshape`, `move`, `concatenate`),
+says, operator by operator, what happened to the labels: they were tied (`tie`), moved (`reshape`, `concatenate`, `take`),
 split (`define`), pinned (`freeze`) or crossed by a statistic (`mark_normalised`). `secateur.axes.solve` then reads off what can
 be removed. Nothing here knows a framework: labels are integers, movement is plain array movement.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -153,8 +153,7 @@ class Labels:
             if len(ins) == 1 and len(outs) == 1:
                 out[outs[0]] = dims[ins[0]]
                 continue
-            sub = self.move(
-                lambda array, outs=outs: array.reshape([out_shape[j] for j in outs]),  # type: ignore[misc]
+            sub = self._reshape_block(
                 tuple(dims[i] for i in ins),
                 tuple(shape[i] for i in ins),
                 tuple(out_shape[j] for j in outs),
@@ -164,41 +163,18 @@ class Labels:
                 out[j] = dim
         return tuple(out)
 
-    def move(
-        self,
-        function: Callable[[Integers], Integers],
-        dims: Dims,
-        shape: tuple[int, ...],
-        out_shape: tuple[int, ...],
-        reason: Reason,
-    ) -> Dims:
-        """Run a movement on the labels themselves and see along which dims they vary.
-
-        Args:
-            function: Moves an integer array of shape `shape` into one of shape `out_shape`, as the operator moves data.
-            dims: What each dim of the operand stands for.
-            shape: The operand's shape.
-            out_shape: The result's shape.
-            reason: What to say of labels that this movement makes impossible to remove.
-
-        Returns:
-            What each dim of the result stands for. Dims along which no label varies are `Fixed`.
-        """
+    def _reshape_block(self, dims: Dims, shape: tuple[int, ...], out_shape: tuple[int, ...], reason: Reason) -> Dims:
+        """Reshape the labels of each factor themselves, and see along which dims of the result they vary."""
         found: list[list[Integers]] = [[] for _ in out_shape]
         fixed = next((dim for dim in dims if isinstance(dim, Fixed) and dim is not ONE), Fixed(reason))
         for axis, dim in enumerate(dims):
-            if isinstance(dim, Fixed):
-                continue
-            for factor in dim:
-                view = factor.reshape([-1 if i == axis else 1 for i in range(len(shape))])
-                moved = function(np.broadcast_to(view, shape))
+            for factor in dim if isinstance(dim, np.ndarray) else ():
+                column = factor.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+                moved = np.broadcast_to(column, shape).reshape(out_shape)
                 for j, part in self._distribute(factor, moved, reason).items():
                     if isinstance(part, np.ndarray):
                         found[j].extend(part)
-        return tuple(
-            np.stack(factors) if factors and size > 1 else (ONE if size == 1 else fixed)
-            for factors, size in zip(found, out_shape, strict=True)
-        )
+        return tuple(np.stack(factors) if factors else fixed for factors in found)
 
     def _distribute(self, source: Integers, moved: Integers, reason: Reason) -> dict[int, Dim]:
         """Which dims of the result the labels of one factor ended up in."""

@@ -119,6 +119,7 @@ class Network:
         contractions: What multiplies and adds, for the cost.
         uses: The integers of the code that must follow.
         opened: Paths of fused modules that were opened to be watched.
+        spared: For a tensor's name, the dims along which masking must not zero it, because its norm divides something.
     """
 
     axes: tuple[Axis, ...]
@@ -128,6 +129,7 @@ class Network:
     contractions: tuple[Contraction, ...] = field(repr=False, default=())
     uses: tuple[SizeUse, ...] = field(repr=False, default=())
     opened: tuple[str, ...] = field(repr=False, default=())
+    spared: Mapping[str, tuple[int, ...]] = field(repr=False, default_factory=dict)
 
     @cached_property
     def unit_count(self) -> int:
@@ -223,7 +225,7 @@ class Network:
             kept.append(None if stays is None or stays.all() else tuple(np.flatnonzero(stays).tolist()))
         if all(positions is None for positions in kept):
             return None
-        return TensorCut(name, self.tensors[name].shape, tuple(kept))
+        return TensorCut(name, self.tensors[name].shape, tuple(kept), tuple(self.spared.get(name, ())))
 
 
 class _CostModel:

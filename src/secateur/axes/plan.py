@@ -34,11 +34,13 @@ class TensorCut:
         name: The tensor's name in the model's state dict.
         shape: Its shape before.
         kept: For each dim the positions that stay, ascending, or None where all do.
+        spared: Dims along which masking leaves the tensor as it is: the direction of a weight norm, say, whose length divides.
     """
 
     name: str
     shape: tuple[int, ...]
     kept: tuple[tuple[int, ...] | None, ...]
+    spared: tuple[int, ...] = ()
 
     @property
     def shape_after(self) -> tuple[int, ...]:
@@ -166,13 +168,13 @@ def _chained(first: TensorCut | None, second: TensorCut | None) -> TensorCut:
     kept = tuple(
         b if a is None else a if b is None else tuple(a[i] for i in b) for a, b in zip(first.kept, second.kept, strict=True)
     )
-    return TensorCut(first.name, first.shape, kept)
+    return TensorCut(first.name, first.shape, kept, first.spared)
 
 
 def _tensor_cut(data: Mapping[str, Any]) -> TensorCut:
     shape = tuple(int(n) for n in data["shape"])
     kept = tuple(None if k is None else _kept(k, n) for k, n in zip(data["kept"], shape, strict=True))
-    return TensorCut(str(data["name"]), shape, kept)
+    return TensorCut(str(data["name"]), shape, kept, tuple(int(d) for d in data["spared"]))
 
 
 def _kept(positions: Any, size: int) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
-"""The plots of the report: what is drawn, and what is said to who cannot see it."""
+"""The plots of scores and of steps: what is drawn, and what is said to those who cannot see it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -8,15 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
-from secateur.report.comparison import LatencyRecord, Times
 from secateur.report.quantity import quantity
 from secateur.report.record import AxisRecord, Step
 from secateur.report.svg import COLOURS, figure, inline, page_style
 
 Floats = NDArray[np.float64]
-
-MOST_DOTS = 400
-"""So many samples of each network are drawn as dots; of more, evenly spaced ones."""
 
 MOST_STEP_NAMES = 24
 """So many steps are named beside the plot; of more, evenly spaced ones."""
@@ -37,7 +34,8 @@ def cut(axis: AxisRecord) -> float | None:
     scores, stays = np.array(axis.scores), _mask(axis)
     if stays.all() or not stays.any() or scores[~stays].max() > scores[stays].min():
         return None
-    return float((scores[~stays].max() + scores[stays].min()) / 2)
+    middle = float((scores[~stays].max() + scores[stays].min()) / 2)
+    return middle if np.isfinite(middle) else None
 
 
 def scores_plot(axis: AxisRecord, name: str) -> Markup:
@@ -52,17 +50,17 @@ def scores_plot(axis: AxisRecord, name: str) -> Markup:
         edges = _edges(plot, scores, threshold)
         below = np.histogram(scores[~stays], edges)[0]
         above = np.histogram(scores[stays], edges)[0]
-        box = {"width": np.diff(edges), "align": "edge", "linewidth": 0.8}
-        plot.bar(
-            edges[:-1], below, facecolor=COLOURS["paper"], edgecolor=COLOURS["removed"], hatch="//////", **box
-        )
+        box: dict[str, Any] = {"width": np.diff(edges), "align": "edge", "linewidth": 0.8}
+        plot.bar(edges[:-1], below, facecolor=COLOURS["paper"], edgecolor=COLOURS["removed"], hatch="//////", **box)
         plot.bar(edges[:-1], above, bottom=below, facecolor=COLOURS["kept"], edgecolor=COLOURS["paper"], **box)
         if threshold is not None:
             plot.axvline(threshold, color=COLOURS["ink"], linewidth=1.2, linestyle=(0, (4, 2)))
         plot.set_xlabel("score" + (" (log scale)" if plot.get_xscale() == "log" else ""))
         plot.set_ylabel("units")
         plot.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        cut_words = f"The cut lies at {quantity(threshold)}." if threshold is not None else "No single score is the cut."
+        cut_words = (
+            f"The cut lies at {quantity(threshold)}." if threshold is not None else "No single score is the cut."
+        )
         title = f"Histogram of the scores of {axis.name}: {len(axis.kept)} of {axis.size} units stay. {cut_words}"
         return inline(drawing, name, title)
 
@@ -93,16 +91,33 @@ def steps_plot(metric: str, unit: str, steps: Sequence[Step], name: str) -> Mark
         return inline(drawing, name, f"{metric} through the steps. {listed}.")
 
 
-def latency_order_plot(latency: LatencyRecord, name: str) -> Markup:
-    """Every sample in the order of measurement: whether the machine was steady."""
-    with page_style():
-        drawing = figure(460, 260)
-        plot = drawing.subplots()
-        for samples, style in _pair(latency):
-            order = np.arange(len(samples))[:: -(-len(samples) // MOST_DOTS)]
-            plot.plot(order + 1, samples[order], linestyle="none", markersize=3.6, alpha=0.75, **style.dots)
-            plot.axhline(float(np.median(samples)), color=style.colour, linewidth=1.2, linestyle=style.line)
-        plot.set_ylim(_floor(latency), _ceiling(latency))
-        plot.set_xlabel("order of measurement")
-        plot.set_ylabel("ms")
-        return inline(drawing, name, f"{latency.name}: each time in the order of measurement. {_words(latency)}")
+def _mask(axis: AxisRecord) -> NDArray[np.bool_]:
+    stays = np.zeros(axis.size, dtype=bool)
+    stays[list(axis.kept)] = True
+    return stays
+
+
+def _edges(plot: Axes, scores: Floats, threshold: float | None) -> Floats:
+    """Bin edges over all scores, one of them on the cut, so that no bar is on both sides; sets a log axis where it helps."""
+    if not scores.size:
+        return np.array([0.0, 1.0])
+    low, high = float(scores.min()), float(scores.max())
+    if low == high:
+        return np.array([low - 0.5, high + 0.5])
+    logarithmic = low > 0 and high / low >= LOG_RANGE
+    bins = int(np.clip(2 * np.sqrt(scores.size), 8, 28))
+    if logarithmic:
+        plot.set_xscale("log")
+        plot.xaxis.set_major_locator(LogLocator(numticks=4))
+        plot.xaxis.set_minor_locator(NullLocator())
+        plot.xaxis.set_minor_formatter(NullFormatter())
+        edges = np.geomspace(low, high, bins + 1)
+    else:
+        plot.xaxis.set_major_locator(MaxNLocator(4))
+        edges = np.linspace(low, high, bins + 1)
+    plot.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    edges[0], edges[-1] = low, high
+    if threshold is not None:
+        inner = edges[1:-1]
+        inner[np.argmin(np.abs(inner - threshold))] = threshold
+    return np.unique(edges)

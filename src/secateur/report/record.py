@@ -6,6 +6,7 @@ again without the model, the data or the machine of the run.
 
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -55,7 +56,7 @@ class AxisRecord:
     cost_share: float | None = None
 
     def __post_init__(self) -> None:
-        ascending = all(a < b for a, b in zip(self.kept, self.kept[1:], strict=False))
+        ascending = all(a < b for a, b in pairwise(self.kept))
         if not ascending or (self.kept and not 0 <= self.kept[0] <= self.kept[-1] < self.size):
             raise ArtefactError(
                 f"axis {self.name!r} of the record: the kept units must be ascending and lie in 0..{self.size - 1}"

@@ -6,6 +6,7 @@ units is one short path, and it is read by shape and hatching, not by colour alo
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -37,6 +38,11 @@ class Silhouette:
     gaps: str
     cells: int
 
+    @property
+    def height_is_share(self) -> bool:
+        """Whether a cell stands for several units."""
+        return self.cells < self.width
+
 
 def units(size: int, kept: Sequence[int]) -> Silhouette:
     """Draw which units of one axis stay, in their order.
@@ -54,7 +60,7 @@ def units(size: int, kept: Sequence[int]) -> Silhouette:
     stays = np.zeros(size)
     stays[list(kept)] = 1
     edges = np.arange(size + 1) if size <= EXACT_UNITS else np.arange(CELLS + 1) * size // CELLS
-    return _draw(edges.tolist(), [float(stays[a:b].mean()) for a, b in zip(edges, edges[1:], strict=False)])
+    return _draw(edges.tolist(), [float(stays[a:b].mean()) for a, b in pairwise(edges)])
 
 
 def profile(shares: Sequence[float]) -> Silhouette:

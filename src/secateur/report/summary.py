@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from secateur.report.comparison import Goal, Row
-from secateur.report.quantity import TIMES, comparison, quantity, share
-from secateur.report.record import AxisRecord, RunRecord
+from secateur.report.quantity import comparison, quantity, share
+from secateur.report.record import AxisRecord, Proof, RunRecord
 
 
 def summary(record: RunRecord) -> tuple[str, ...]:
@@ -26,14 +26,13 @@ def goals_met(goals: Sequence[Goal]) -> tuple[bool, str] | None:
     return missed == 0, words + (f", {unmeasured} not measured" if unmeasured else "")
 
 
-def proofs_hold(passed: Sequence[bool]) -> tuple[bool, str] | None:
+def proofs_hold(proofs: Sequence[Proof]) -> tuple[bool, str] | None:
     """Whether every proof holds, and the words for it; None where none was run."""
-    if not passed:
+    if not proofs:
         return None
-    failed = len(passed) - sum(passed)
-    return failed == 0, f"{failed} of {_count(len(passed), 'proof')} failed" if failed else _all(
-        len(passed), "proof", "held"
-    )
+    failed = sum(not proof.passed for proof in proofs)
+    words = f"{failed} of {_count(len(proofs), 'proof')} failed" if failed else _all(len(proofs), "proof", "held")
+    return failed == 0, words
 
 
 def _ratios(rows: Sequence[Row]) -> str:
@@ -43,11 +42,12 @@ def _ratios(rows: Sequence[Row]) -> str:
 
 
 def _difference(row: Row) -> str:
-    moved = "stays" if row.verdict == "same" else "goes"
     name = row.name[:1].upper() + row.name[1:]
     if row.verdict == "same":
-        return f"{name} {moved} at {quantity(row.dense, row.unit)}."
-    return f"{name} {moved} from {quantity(row.dense, row.unit)} to {quantity(row.pruned, row.unit)} ({comparison(row)})."
+        return f"{name} stays at {quantity(row.dense, row.unit)}."
+    return (
+        f"{name} goes from {quantity(row.dense, row.unit)} to {quantity(row.pruned, row.unit)} ({comparison(row)})."
+    )
 
 
 def _units(axes: Sequence[AxisRecord]) -> str:
@@ -73,4 +73,4 @@ def _count(number: int, one: str, many: str = "") -> str:
 
 
 def _all(number: int, noun: str, verb: str) -> str:
-    return {1: f"the {noun} is {verb}", 2: f"both {noun}s {verb}"}.get(number, f"all {number} {noun}s {verb}")
+    return {1: f"the {noun} {verb}", 2: f"both {noun}s {verb}"}.get(number, f"all {number} {noun}s {verb}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import matplotlib.style
-from markupsafe import Markup, escape
+from markupsafe import Markup
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -78,4 +78,4 @@ def inline(drawing: Figure, name: str, title: str) -> Markup:
     assert view is not None, "matplotlib gives every SVG a viewBox"
     opening = Markup('<svg {} role="img" aria-label="{}">').format(Markup(view.group()), title)
     body = svg[svg.index(">") + 1 :].strip()
-    return opening + Markup(re.sub(r"\s*\n\s*", "\n", body)) + Markup("")
+    return opening + Markup(re.sub(r"\s*\n\s*", "\n", body))

@@ -16,12 +16,10 @@ def comparison_table(record: RunRecord) -> Table:
         record: What the run recorded. Without rows the table is empty.
 
     Example:
-        >>> from rich.console import Console
         >>> row = Row("MACs", "", 41e6, 20.5e6, better="lower")
-        >>> Console(width=60).print(comparison_table(RunRecord("A run", "resnet20", "today", rows=(row,))))
-               dense    pruned    ratio
-         ─────────────────────────────────
-          MACs  41 M    20.5 M   0.50 ×
+        >>> table = comparison_table(RunRecord("A run", "resnet20", "2025-01-01", rows=(row,)))
+        >>> [str(column.header) for column in table.columns]
+        ['', 'dense', 'pruned', 'change', '']
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     table.add_column("")

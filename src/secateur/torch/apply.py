@@ -84,7 +84,7 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
         result = tensor.detach().clone()
         cut = cuts.get(id(tensor))
         if cut is not None and isinstance(tensor, nn.Parameter):
-            gone = ~kept_positions(cut, tensor.device)
+            gone = ~unmasked_positions(cut, tensor.device)
             removed[cut.name] = result[gone].clone()
             result[gone] = 0
         return result
@@ -109,7 +109,7 @@ def unmask(masked: nn.Module) -> nn.Module:
         result = tensor.detach().clone()
         cut = cuts.get(id(tensor))
         if cut is not None and cut.name in record.removed:
-            result[~kept_positions(cut, tensor.device)] = record.removed[cut.name].to(result)
+            result[~unmasked_positions(cut, tensor.device)] = record.removed[cut.name].to(result)
         return result
 
     model = replicate(masked, restored)
@@ -147,11 +147,11 @@ def cut_tensor(tensor: Tensor, cut: TensorCut) -> Tensor:
     return result.contiguous()
 
 
-def kept_positions(cut: TensorCut, device: torch.device | None = None) -> Tensor:
-    """Where a tensor's entries stay: a boolean tensor of the dense shape."""
+def unmasked_positions(cut: TensorCut, device: torch.device | None = None) -> Tensor:
+    """Where masking leaves a tensor's entries as they are: a boolean tensor of the dense shape."""
     stays = torch.ones(cut.shape, dtype=torch.bool, device=device)
     for d, kept in enumerate(cut.kept):
-        if kept is not None:
+        if kept is not None and d not in cut.spared:
             gone = torch.ones(cut.shape[d], dtype=torch.bool, device=device)
             gone[list(kept)] = False
             stays.index_fill_(d, gone.nonzero().flatten(), False)

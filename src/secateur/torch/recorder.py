@@ -19,9 +19,9 @@ from secateur.torch.provenance import Tracker, WatchSizes, widths_of
 CONSTANT = Fixed(Reason("a constant of the code"))
 INPUT = Fixed(Reason("the model's input"))
 
-_TORCH = str(Path(torch.__file__).parent)
-_OURS = str(Path(__file__).parent.parent)
-_TESTING = str(Path(__file__).parent.parent / "testing")
+_TORCH = f"{Path(torch.__file__).parent}/"
+_OURS = f"{Path(__file__).parent.parent}/"
+_TESTING = f"{_OURS}testing/"
 
 
 class Recorder:
@@ -36,8 +36,9 @@ class Recorder:
         self.run = Run()
         self.paths = paths
         self.operator = ""
+        self.result_zero: bool | None = None
         self._known: dict[int, tuple[Tensor, Dims, bool]] = {}
-        self._leaf: set[int] = set()
+        self._names: dict[int, dict[str, int]] = {}
         self.tracker = Tracker(self._value_used, self._widths_compared)
         self.sizes = WatchSizes(self.dims, self._before_call, self.tracker)
         for name, tensor in state.items():
@@ -45,7 +46,7 @@ class Recorder:
             parameter = isinstance(tensor, nn.Parameter)
             self.run.tensors[name] = (TensorSpec(tuple(tensor.shape), tensor.element_size(), parameter), dims)
             self.learn(tensor, dims, zero=parameter)
-            self._leaf.add(id(tensor))
+            self._names[id(tensor)] = {name: tensor.ndim}
 
     @property
     def labels(self) -> Labels:
@@ -121,6 +122,11 @@ class Recorder:
         """The running operator sums over `dim`; exact where removed positions contribute nothing."""
         if not exact:
             self.labels.mark_normalised(dim)
+
+    def spare(self, tensor: Tensor, dim: int) -> None:
+        """Masking must not zero this parameter along `dim`: its norm divides something."""
+        for name, dims in self._names.get(id(tensor), {}).items():
+            self.run.spared[name] = tuple(sorted({*self.run.spared.get(name, ()), dim % dims}))
 
     def freeze_all(self, tensors: Sequence[Tensor], text: str) -> Reason:
         """Freeze whatever these tensors carry."""

@@ -182,10 +182,19 @@ def _check_shapes(small: nn.Module, plan: Plan) -> None:
 
 
 def _in_float64(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, torch.dtype]:
-    """The model in eval mode in float64 where its code allows that, else in its own precision."""
+    """The model in eval mode in float64 where its code allows that, else in its own precision.
+
+    Parameters that are all zero (a last layer or a residual scale at initialisation) would hide what lies before them; the proof
+    must hold for any weights, so they get random ones.
+    """
+
+    generator = torch.Generator().manual_seed(0)
 
     def widened(value: Tensor) -> Tensor:
-        return value.detach().to(torch.float64) if value.is_floating_point() else value.detach().clone()
+        wide = value.detach().to(torch.float64) if value.is_floating_point() else value.detach().clone()
+        if isinstance(value, nn.Parameter) and value.is_floating_point() and not value.any():
+            wide += 0.1 * torch.randn(value.shape, generator=generator, dtype=torch.float64).to(wide)
+        return wide
 
     wide = replicate(model, widened).eval()
     wide_inputs = pytree.tree_map_only(Tensor, widened, inputs)

@@ -11,8 +11,10 @@ from secateur.testing.zoo import (
     mlp,
     normalisation,
     recurrent,
+    rotary,
     special,
     transformers,
+    upsampling,
     windows,
 )
 from secateur.testing.zoo.entry import ExpectedAxis, Inputs, ZooEntry, call, in_float64
@@ -21,10 +23,12 @@ __all__ = ["ZOO", "ExpectedAxis", "Inputs", "ZooEntry", "call", "in_float64"]
 
 ZOO: tuple[ZooEntry, ...] = (
     *convolutions.ENTRIES,
+    *upsampling.ENTRIES,
     *grouped.ENTRIES,
     *normalisation.ENTRIES,
     *mlp.ENTRIES,
     *attention.ENTRIES,
+    *rotary.ENTRIES,
     *transformers.ENTRIES,
     *windows.ENTRIES,
     *recurrent.ENTRIES,

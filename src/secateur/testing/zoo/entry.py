@@ -195,6 +195,7 @@ def _randomise(module: nn.Module) -> None:
         else:
             parameter.uniform_(0.2, 1.2)
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-        assert module.running_mean is not None and module.running_var is not None
+        assert module.running_mean is not None
+        assert module.running_var is not None
         module.running_mean.normal_(0, 0.5)
         module.running_var.uniform_(0.5, 2)

@@ -3,6 +3,8 @@
 # mypy: disable-error-code="no-any-return"
 # Calling a module gives Any; the models stay as their users would write them.
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ class MLP(nn.Module):
 
     def __init__(self, sizes: tuple[int, ...] = (5, 7, 6, 3)) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:

@@ -159,8 +159,8 @@ def on_meta() -> nn.Module:
 
 def images_with_metadata() -> Inputs:
     """Named inputs: an image and a vector for each."""
-    image, metadata = normal((2, 3, 5, 6), (2, 4))()
-    return {"image": image, "metadata": metadata}
+    generator = torch.Generator().manual_seed(1)
+    return {"image": torch.randn(2, 3, 5, 6, generator=generator), "metadata": torch.randn(2, 4, generator=generator)}
 
 
 def features_in_bfloat16() -> Inputs:
@@ -193,7 +193,6 @@ ENTRIES = (
             axis(
                 7,
                 "fc1.parametrizations.weight.{original,0._u}:0 fc1.bias:0 fc2.weight:1",
-                exact=False,
             ),
         ),
     ),

@@ -17,6 +17,7 @@ def mm(recorder: Recorder, out: Tensor, input: Tensor, mat2: Tensor, **_: Any) -
     (m, k), (k2, n) = recorder.dims(input), recorder.dims(mat2)
     _sum(recorder, k, k2, input, mat2)
     recorder.contraction((*input.shape, mat2.shape[1]), (m, _labelled(k, k2), n))
+    recorder.result_zero = _zero_along(recorder, m, input) and _zero_along(recorder, n, mat2)
     return m, n
 
 
@@ -35,6 +36,8 @@ def bmm(recorder: Recorder, out: Tensor, input: Tensor, mat2: Tensor, **_: Any) 
     b = recorder.labels.tie(b, b2, recorder.reason("tied"))
     _sum(recorder, k, k2, input, mat2)
     recorder.contraction((*input.shape, mat2.shape[2]), (b, m, _labelled(k, k2), n))
+    batch_zero = isinstance(b, Fixed) or recorder.zero(input) or recorder.zero(mat2)
+    recorder.result_zero = batch_zero and _zero_along(recorder, m, input) and _zero_along(recorder, n, mat2)
     return b, m, n
 
 
@@ -52,6 +55,7 @@ def mv(recorder: Recorder, out: Tensor, input: Tensor, vec: Tensor, **_: Any) ->
     (m, k), (k2,) = recorder.dims(input), recorder.dims(vec)
     _sum(recorder, k, k2, input, vec)
     recorder.contraction(input.shape, (m, _labelled(k, k2)))
+    recorder.result_zero = _zero_along(recorder, m, input)
     return (m,)
 
 
@@ -111,6 +115,7 @@ def convolution(
     if len(spatial) < out.ndim - 2:
         spatial = (Fixed(recorder.reason("an image axis")),) * (out.ndim - 2)
     dims = (x[0], channels, *spatial)
+    recorder.result_zero = recorder.zero(weight) and (bias is None or recorder.zero(bias))
     if bias is not None:
         labels.tie(channels, recorder.dims(bias)[0], recorder.reason("tied"))
     return dims
@@ -138,6 +143,11 @@ def _mark_sum(recorder: Recorder, dim: Dim, a: Tensor, b: Tensor) -> None:
     recorder.sum_over(dim, exact=recorder.zero(a) or recorder.zero(b))
 
 
+def _zero_along(recorder: Recorder, dim: Dim, operand: Tensor) -> bool:
+    """Whether what is removed of `dim` comes out as zero: nothing can be, or it is zero in the operand."""
+    return isinstance(dim, Fixed) or recorder.zero(operand)
+
+
 def _labelled(left: Dim, right: Dim) -> Dim:
     return left if isinstance(left, np.ndarray) else right
 
@@ -145,6 +155,7 @@ def _labelled(left: Dim, right: Dim) -> Dim:
 def _plus(recorder: Recorder, dims: Dims, added: Tensor) -> Dims:
     """Tie what is added to a product, aligned at the last dim."""
     theirs = recorder.dims(added)
+    recorder.result_zero = bool(recorder.result_zero) and recorder.zero(added)
     for offset in range(1, len(theirs) + 1):
         if added.shape[-offset] != 1:
             recorder.labels.tie(dims[-offset], theirs[-offset], recorder.reason("tied"))

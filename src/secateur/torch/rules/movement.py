@@ -1,10 +1,9 @@
-"""Data movement: labels move as the data do. Most operators need one line; the rest run on the labels themselves."""
+"""Data movement: labels move as the data do, dim by dim; only a reshape has to look at them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from secateur.axes import ONE, Dim, Dims, Fixed, Integers
@@ -238,20 +237,25 @@ def rewritten(recorder: Recorder, out: Tensor, input: Tensor, **arguments: Any) 
 @rule("roll")
 def roll(recorder: Recorder, out: Tensor, input: Tensor, shifts: list[int], dims: Sequence[int] = (), **_: Any) -> Dims:
     """Positions shifted by a number: along a rolled dim they must stay."""
-    found = recorder.dims(input)
+    found, reason = list(recorder.dims(input)), recorder.reason("rolled by a number of positions")
     for d in dims or range(input.ndim):
-        recorder.labels.freeze(found[d], recorder.reason("rolled by a number of positions"))
-    return moved(recorder, out, input, lambda x: torch.roll(x, shifts, tuple(dims)))
+        recorder.labels.freeze(found[d], reason)
+        found[d] = Fixed(reason)
+    return tuple(found)
 
 
 @rule("constant_pad_nd")
-def pad(recorder: Recorder, out: Tensor, input: Tensor, pad: list[int], value: Any = 0, **_: Any) -> Dims:
+def pad(recorder: Recorder, out: Tensor, input: Tensor, pad: list[int], **_: Any) -> Dims:
     """Literal numbers put before and after: those positions stay, the ones between run through."""
-    found = recorder.dims(input)
-    for d, amounts in enumerate(zip(pad[::2], pad[1::2], strict=True), start=1):
-        if min(amounts) < 0:
+    found, constant = list(recorder.dims(input)), Fixed(recorder.reason("padding"))
+    for d, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True), start=1):
+        if min(before, after) < 0:
             recorder.labels.freeze(found[-d], recorder.reason("cropped by a number of positions"))
-    return moved(recorder, out, input, lambda x: torch.constant_pad_nd(x, pad, -1))
+            found[-d] = constant
+        elif before or after:
+            parts = (constant, found[-d], constant)
+            found[-d] = recorder.labels.concatenate(parts, (before, input.shape[-d], after))
+    return tuple(found)
 
 
 @rule("reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d")
@@ -272,16 +276,26 @@ def image(recorder: Recorder, out: Any, input: Tensor, **_: Any) -> Any:
     return result[0] if isinstance(out, Tensor) else result
 
 
-@rule("pixel_shuffle", "pixel_unshuffle")
-def pixel_shuffle(recorder: Recorder, out: Tensor, input: Tensor, **arguments: Any) -> Dims:
-    """Channels to image axes, or back, by a literal factor."""
-    factor = arguments.get("upscale_factor", arguments.get("downscale_factor"))
-    function = torch.pixel_shuffle if "upscale_factor" in arguments else torch.pixel_unshuffle
-    reason = recorder.reason("an image axis")
-    dims = moved(recorder, out, input, lambda x: function(x, factor))
+@rule("pixel_shuffle")
+def pixel_shuffle(recorder: Recorder, out: Tensor, input: Tensor, upscale_factor: int, **_: Any) -> Dims:
+    """Channels seen as (channels, r, r), with r moved to the image axes."""
+    dims, reason = recorder.dims(input), recorder.reason("moved to an image axis")
+    sizes = (out.shape[-3], upscale_factor, upscale_factor)
+    channels, *factors = recorder.labels.split_square(dims[-3], sizes, reason)
+    for dim in (*factors, *dims[-2:]):
+        recorder.labels.freeze(dim, reason)
+    return (*dims[:-3], channels, Fixed(reason), Fixed(reason))
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(recorder: Recorder, out: Tensor, input: Tensor, downscale_factor: int, **_: Any) -> Dims:
+    """Image axes cut by r, with r moved to the channels."""
+    dims, reason = recorder.dims(input), recorder.reason("moved to a channel axis")
     for dim in dims[-2:]:
         recorder.labels.freeze(dim, reason)
-    return (*dims[:-2], Fixed(reason), Fixed(reason))
+    sizes = (input.shape[-3], downscale_factor, downscale_factor)
+    (channels,) = recorder.labels.reshape((dims[-3], Fixed(reason), Fixed(reason)), sizes, (out.shape[-3],), reason)
+    return (*dims[:-3], channels, Fixed(reason), Fixed(reason))
 
 
 @rule("channel_shuffle", "native_channel_shuffle")
@@ -325,20 +339,7 @@ def unfold(recorder: Recorder, out: Tensor, input: Tensor, dimension: int, **_: 
     return (*dims, Fixed(reason))
 
 
-@rule("im2col", "diagonal", "diagonal_copy", "rot90", "as_strided", "repeat_interleave_Tensor")
-def by_running(recorder: Recorder, out: Tensor, input: Tensor, **arguments: Any) -> Dims:
+@rule("im2col", "col2im", "diagonal", "diagonal_copy", "rot90", "as_strided", "repeat_interleave")
+def by_place(recorder: Recorder, out: Tensor, input: Tensor, **arguments: Any) -> Dims:
     """Movement that depends on literal sizes: what it touches stays."""
     return fixed_dims(out, recorder.freeze_all([input], f"moved by {recorder.operator} with literal sizes"))
-
-
-def moved(recorder: Recorder, out: Tensor, input: Tensor, function: Callable[[Tensor], Tensor]) -> Dims:
-    """Run a movement on the labels themselves."""
-
-    def on_integers(labels: Integers) -> Integers:
-        compact = labels[tuple(slice(0, 1) if stride == 0 else slice(None) for stride in labels.strides)]
-        result: Integers = function(torch.from_numpy(compact.copy()).expand(labels.shape)).numpy()
-        return result
-
-    reason = recorder.reason(f"moved apart by {recorder.operator}")
-    with torch._C.DisableTorchFunction():
-        return recorder.labels.move(on_integers, recorder.dims(input), tuple(input.shape), tuple(out.shape), reason)

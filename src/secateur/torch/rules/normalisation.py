@@ -26,6 +26,7 @@ def batch_norm(
     for other in (weight, bias, arguments.get("running_mean"), arguments.get("running_var")):
         if other is not None:
             recorder.labels.tie(dims[1], recorder.dims(other)[0], recorder.reason("tied"))
+    recorder.result_zero = _affine_zero(recorder, weight, bias)
     first = out[0] if isinstance(out, (tuple, list)) else out
     extra = [] if first is out else [tuple(dims[1:2]) if t.ndim == 1 and t.numel() else () for t in out[1:]]
     return [dims, *extra]
@@ -45,6 +46,7 @@ def layer_norm(
         if other is not None:
             for ours, theirs in zip(last, recorder.dims(other), strict=True):
                 recorder.labels.tie(ours, theirs, recorder.reason("tied"))
+    recorder.result_zero = _affine_zero(recorder, weight, arguments.get("bias"))
     statistic = tuple(dims[: len(dims) - len(last)])
     return [dims, *(_like(t, statistic, recorder) for t in (out[1:] if isinstance(out, tuple) else ()))]
 
@@ -62,6 +64,7 @@ def group_norm(recorder: Recorder, out: Any, input: Tensor, weight: Tensor | Non
     for other in (weight, bias):
         if other is not None:
             recorder.labels.tie(dims[1], recorder.dims(other)[0], recorder.reason("tied"))
+    recorder.result_zero = _affine_zero(recorder, weight, bias)
     fixed = Fixed(recorder.reason("the statistics of a group norm"))
     return [dims, *(tuple(fixed for _ in t.shape) for t in (out[1:] if isinstance(out, tuple) else ()))]
 
@@ -79,12 +82,19 @@ def softmax(recorder: Recorder, out: Tensor, input: Tensor, dim: int, **_: Any) 
 def weight_norm(recorder: Recorder, out: Any, v: Tensor, g: Tensor, dim: int = 0, **_: Any) -> list[Dims]:
     """`g * v / |v|`, with the norm over all dims of `v` but `dim`. Masked positions of `v` are zero, so they add nothing to it."""
     dims = recorder.dims(v)
+    recorder.result_zero = recorder.zero(g)
+    recorder.spare(v, dim)
     for d, (ours, theirs) in enumerate(zip(dims, recorder.dims(g), strict=True)):
         if d == dim:
             recorder.labels.tie(ours, theirs, recorder.reason("tied"))
         else:
             recorder.sum_over(ours, exact=recorder.zero(v))
     return [dims, recorder.dims(g)]
+
+
+def _affine_zero(recorder: Recorder, weight: Tensor | None, bias: Tensor | None) -> bool:
+    """A normalised value is anything; zero comes from a zero weight and bias."""
+    return weight is not None and recorder.zero(weight) and (bias is None or recorder.zero(bias))
 
 
 def _like(tensor: Tensor, dims: Dims, recorder: Recorder) -> Dims:

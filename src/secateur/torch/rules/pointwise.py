@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
 from secateur.axes import ONE, Dim, Dims
 from secateur.torch.recorder import Recorder
+from secateur.torch.rules.registry import rule
 
 _ARBITRARY = (1.37, -0.61)
 
@@ -23,6 +25,16 @@ def broadcast(recorder: Recorder, tensors: Sequence[Tensor], out: Tensor) -> Dim
                 continue
             here = out.ndim - offset
             dims[here] = dim if dims[here] is ONE else recorder.labels.tie(dims[here], dim, recorder.reason("tied"))
+    return tuple(dims)
+
+
+@rule("glu")
+def gated(recorder: Recorder, out: Tensor, input: Tensor, dim: int = -1, **_: Any) -> Dims:
+    """The first half times the sigmoid of the second."""
+    dims, half = list(recorder.dims(input)), out.shape[dim]
+    whole = dims[dim]
+    first = recorder.labels.take(whole, np.arange(half))
+    dims[dim] = recorder.labels.tie(first, recorder.labels.take(whole, np.arange(half, 2 * half)), recorder.reason("tied"))
     return tuple(dims)
 
 

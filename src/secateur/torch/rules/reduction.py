@@ -13,6 +13,9 @@ from secateur.torch.rules.registry import Result, fixed_dims, rule
 def total(recorder: Recorder, out: Tensor, input: Tensor, **arguments: Any) -> Dims:
     """Zeros add nothing, so removing equals zeroing."""
     exact = recorder.zero(input) and float(arguments.get("ord", 2) or 0) > 0
+    if "norm" in recorder.operator:
+        for d in set(range(input.ndim)) - _which(input, arguments.get("dim")):
+            recorder.spare(input, d)
     return _reduced(recorder, out, input, arguments, exact)
 
 

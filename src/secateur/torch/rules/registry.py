@@ -13,6 +13,9 @@ from secateur.torch.recorder import CONSTANT, Recorder
 Result = Dims | list[Dims] | None
 Rule = Callable[..., Result]
 
+_UNTAGGED = frozenset("hardswish _prelu_kernel log_sigmoid_forward rrelu_with_noise floor_divide polar complex real imag".split())
+"""Element-wise operators that torch 2.13 does not tag as such."""
+
 RULES: dict[str, Rule] = {}
 
 
@@ -42,12 +45,25 @@ def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: d
     if name.endswith("_") and name[:-1] in RULES and name not in RULES:
         name = name[:-1]
     if name in RULES:
-        _learn(recorder, out, RULES[name](recorder, out, **arguments), all(map(recorder.zero, tensors)))
-    elif torch.Tag.pointwise in func.tags:
+        recorder.result_zero = None
+        result = RULES[name](recorder, out, **arguments)
+        zero = recorder.result_zero
+        _learn(recorder, out, result, all(map(recorder.zero, tensors)) if zero is None else zero)
+    elif _is_pointwise(func):
         dims = pointwise.broadcast(recorder, tensors, out)
         _learn(recorder, out, dims, pointwise.keeps_zero(recorder, func, args, kwargs))
     else:
         _unknown(recorder, func, tensors, out)
+
+
+def _is_pointwise(func: OpOverload) -> bool:
+    """By torch's own tag; an in-place operator counts as what it does out of place."""
+    name = func._schema.name.removeprefix("aten::")
+    if torch.Tag.pointwise in func.tags or name.removesuffix("_") in _UNTAGGED:
+        return True
+    packet = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
+    functional = getattr(packet, func._overloadname, None)
+    return functional is not None and torch.Tag.pointwise in functional.tags
 
 
 def _bound(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

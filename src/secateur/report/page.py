@@ -1,0 +1,99 @@
+"""The report: one HTML file that needs no network, no script and no other file.
+
+What is not in the record is left out of the page; nothing else is said in its place.
+"""
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from secateur.errors import ArtefactError
+from secateur.report import quantity, summary, view
+from secateur.report.record import RunRecord
+
+PAGE = "report.html"
+RECORD = "report.json"
+
+NO_BREAK_SPACE, MINUS, INFINITY = "\N{NO-BREAK SPACE}", "\N{MINUS SIGN}", "\N{INFINITY}"
+
+
+def render(record: RunRecord) -> str:
+    """The page as HTML text; the same record gives the same text.
+
+    Args:
+        record: What the run recorded.
+
+    Example:
+        >>> page = render(RunRecord("A run", "resnet20", "2025-01-01T12:00:00+00:00"))
+        >>> page.splitlines()[0]
+        '<!doctype html>'
+    """
+    environment = Environment(
+        loader=PackageLoader("secateur.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"breakable": _breakable, "typeset": _typeset}
+    environment.globals |= {"quantity": quantity, "summary": summary, "view": view}
+    return environment.get_template("page.html.j2").render(record=record)
+
+
+def write(record: RunRecord, folder: Path) -> Path:
+    """Write the page, and the record that it is drawn from, into a folder; each file appears whole or not at all.
+
+    Args:
+        record: What the run recorded.
+        folder: Where `report.html` and `report.json` go; it is made if there is none.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ArtefactError: The folder cannot be written to, or the record holds what JSON cannot keep.
+    """
+    texts = {RECORD: record.to_json(), PAGE: render(record)}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            _write_whole(folder / name, text)
+    except OSError as error:
+        raise ArtefactError(
+            f"cannot write the report into {folder}: {error}; make room or choose another folder, and write it again"
+        ) from error
+    return folder / PAGE
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Put the text in place in one step: whoever looks, and whenever the machine stops, finds the old file or the new."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":  # elsewhere a folder cannot be opened, nor need it be
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _typeset(text: str) -> str:
+    """A quantity that stays on one line, with a minus sign for a minus."""
+    return re.sub(f"^-(?=[\\d{INFINITY}])", MINUS, text).replace(" ", NO_BREAK_SPACE)
+
+
+def _breakable(name: str) -> Markup:
+    """A name or path that may be broken behind its dots, slashes and underscores."""
+    return Markup(re.sub(r"([./_:])(?=\w)", r"\1<wbr>", str(escape(name))))
