@@ -77,6 +77,23 @@ def test_the_floor_of_every_axis_stays(two_layers: Network) -> None:
     assert counts == {0: 2, 0.25: 2, 0.26: 3, 0.375: 3}
 
 
+def test_the_floor_is_read_as_it_is_written(network_of: NetworkOf) -> None:
+    """As floats, 0.07 * 100 is 7.000000000000001, which rounds up to 8."""
+    network = network_of({"a": 100}, {"a.weight": ([("a",)],)})
+
+    assert Global(Budget(params=0.07), floor=0.07)(network, {"a": np.ones(100)}).counts == {"a": 7}
+
+
+def test_ties_between_axes_go_to_those_that_come_first(network_of: NetworkOf) -> None:
+    """250 of the 400 units of 100 equal axes: Global fills 25 axes up, Uniform gives 50 axes one more than the others."""
+    names = [f"axis{i}" for i in range(100)]
+    network = network_of(dict.fromkeys(names, 4), {f"{name}.weight": ([(name,)],) for name in names})
+    scores = {name: np.array([2, 1, 2, 1]) for name in names}
+
+    assert list(Global(Budget(params=250 / 400))(network, scores).counts.values()) == [4] * 25 + [2] * 75
+    assert list(Uniform(Budget(params=250 / 400))(network, scores).counts.values()) == [3] * 50 + [2] * 50
+
+
 def test_per_cost_takes_what_saves_most_for_equal_scores(network_of: NetworkOf) -> None:
     network = network_of({"cheap": 4, "dear": 4}, {"cheap": ([("cheap",)], 2), "dear": ([("dear",)], 3)})
     scores = {"cheap": np.ones(4), "dear": np.full(4, 1.2)}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
-from hypothesis import given, reject
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from secateur.allocate import Budget, Global
@@ -52,9 +52,18 @@ def test_an_axis_that_lives_in_vectors_only_still_has_widths(network_of: Network
 
 
 def test_the_width_of_heads_carries_the_multiple_for_both(network_of: NetworkOf) -> None:
-    network = network_of({"heads": 12, "width": 64}, {"q.weight": ([("heads", "width")], 3)})
+    network = network_of({"heads": 32, "width": 64}, {"q.weight": ([("heads", "width")], 3)})
 
     assert axis_steps(network, 8, frozenset()) == {"heads": 1, "width": 8}
+
+
+def test_a_width_that_may_stay_whole_without_being_a_multiple_leaves_the_rest_to_the_heads(
+    network_of: NetworkOf,
+) -> None:
+    """Of 20, the width keeps 8, 16 or 20 positions: certainly a multiple of 4, so that the heads go in twos."""
+    network = network_of({"heads": 12, "width": 20}, {"q.weight": ([("heads", "width")], 3)})
+
+    assert axis_steps(network, 8, frozenset()) == {"heads": 2, "width": 8}
 
 
 def test_an_axis_that_stays_whole_is_counted_on(network_of: NetworkOf) -> None:
@@ -80,6 +89,7 @@ def test_an_axis_that_is_no_multiple_keeps_a_multiple_or_all(network_of: Network
     assert kept == {8, 16, 21}
 
 
+@settings(deadline=None)
 @given(
     axes=st.lists(st.integers(2, 4).map(lambda n: 8 * n), min_size=3, max_size=3),
     multiple_of=st.sampled_from([2, 4, 8]),

@@ -7,15 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from secateur.allocate import Allocator, Budget, Global, Uniform, normalise
+from secateur.allocate.ladder import Rules, build_ladder
 from secateur.allocate.multiples import axis_steps
+from secateur.allocate.rank import rank, worths
 from secateur.axes import Network, Plan
 from secateur.errors import BudgetError
 
 NetworkOf = Callable[..., Network]
+unhurried = settings(deadline=None)  # on a busy machine a run may wait
 SHARES = [0.1, 0.3, 0.5, 0.7, 0.9, 1.0]
 
 
@@ -50,6 +53,7 @@ score_lists = st.lists(st.lists(st.integers(0, 5), min_size=9, max_size=9), min_
 """Small integers, so that ties are frequent."""
 
 
+@unhurried
 @given(networks(), allocators, score_lists)
 def test_a_budget_is_met_exactly(
     network_of: NetworkOf, spec: dict[str, Any], allocate: Allocator, numbers: Any
@@ -72,6 +76,7 @@ def test_a_budget_is_met_exactly(
         assert not more or not holds(network, allocate.budget, plan.counts | {name: more[0]})
 
 
+@unhurried
 @given(networks(), allocators, score_lists)
 def test_the_units_that_stay_are_the_best_of_their_axis(
     network_of: NetworkOf, spec: dict[str, Any], allocate: Allocator, numbers: Any
@@ -89,6 +94,7 @@ def test_the_units_that_stay_are_the_best_of_their_axis(
         assert axis.kept == tuple(sorted(best_first[: len(axis.kept)]))
 
 
+@unhurried
 @given(networks(), budgets, score_lists, st.sampled_from([0, 0.2]))
 def test_global_equals_its_definition_unit_by_unit(
     network_of: NetworkOf, spec: dict[str, Any], budget: Budget, numbers: Any, floor: float
@@ -109,6 +115,7 @@ def test_global_equals_its_definition_unit_by_unit(
     assert Global(budget, floor=floor)(network, scores).counts == counts
 
 
+@unhurried
 @given(networks(), budgets, score_lists)
 def test_uniform_equals_its_definition_unit_by_unit(
     network_of: NetworkOf, spec: dict[str, Any], budget: Budget, numbers: Any
@@ -127,6 +134,7 @@ def test_uniform_equals_its_definition_unit_by_unit(
     assert Uniform(budget)(network, scores_of(network, numbers)).counts == counts
 
 
+@unhurried
 @given(networks(), budgets, score_lists)
 def test_no_counts_at_all_beat_global_on_a_single_axis(
     network_of: NetworkOf, spec: dict[str, Any], budget: Budget, numbers: Any
@@ -144,6 +152,27 @@ def test_no_counts_at_all_beat_global_on_a_single_axis(
         assert allocate(network, scores_of(network, numbers)).counts["a"] == best
 
 
+@unhurried
+@given(
+    scores=st.lists(st.sampled_from([-0.9, 0.1, 0.9]), min_size=10, max_size=10),
+    multiple_of=multiples,
+    floor=st.sampled_from([0, 0.3]),
+)
+@example(scores=[0.9] * 10, multiple_of=3, floor=0)
+def test_worth_never_rises_along_an_axis(
+    network_of: NetworkOf, scores: list[float], multiple_of: int, floor: float
+) -> None:
+    """Not even by rounding, as the mean of 0.9, 0.9 and 0.9 is less than 0.9; or sorting would mix up the steps of an axis."""
+    network = network_of({"a": 10}, {"a": ([("a",)],)})
+    ladder = build_ladder(network, Rules(floor, multiple_of, ()))
+
+    worth = worths(network, rank(network, {"a": np.array(scores)}, ladder), ladder, normalise.unchanged)
+
+    assert len(worth) == len(ladder.units)
+    assert (np.diff(worth) <= 0).all()
+
+
+@unhurried
 @given(networks(), allocators, score_lists)
 def test_equal_inputs_give_equal_bytes(
     network_of: NetworkOf, spec: dict[str, Any], allocate: Allocator, numbers: Any
@@ -156,6 +185,7 @@ def test_equal_inputs_give_equal_bytes(
     assert plans[0] == plans[1]
 
 
+@unhurried
 @given(networks(), budgets, st.integers(0, 99))
 def test_renaming_units_renames_what_stays(
     network_of: NetworkOf, spec: dict[str, Any], budget: Budget, seed: int

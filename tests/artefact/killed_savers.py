@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -42,16 +43,16 @@ def everywhere(folder: Path, before: str) -> list[str]:
 
 
 def sometime(folder: Path) -> list[str]:
-    """Kill at moments spread over the time that a save of 16 MiB takes, most of it inside one call of safetensors."""
-    prepare(folder, "old", size=2048)
+    """Kill at moments spread over the time that a save of 4 MiB takes, most of it inside one call of safetensors."""
+    prepare(folder, "old", size=1024)
     started = time.perf_counter()
-    assert not forked(lambda: save(filled(NEW, 2048), folder, extra={"value": NEW}))
+    assert not forked(lambda: save(filled(NEW, 1024), folder, extra={"value": NEW}))
     whole = time.perf_counter() - started
     found = []
     for part in range(12):
-        prepare(folder, "old", size=2048)
-        forked(lambda: save(filled(NEW, 2048), folder, extra={"value": NEW}), patience=whole * part / 10)
-        found.append(state(folder, size=2048))
+        prepare(folder, "old", size=1024)
+        forked(lambda: save(filled(NEW, 1024), folder, extra={"value": NEW}), patience=whole * part / 10)
+        found.append(state(folder, size=1024))
     return found
 
 
@@ -69,7 +70,10 @@ def limit(folder: Path) -> list[str]:
 def together(folder: Path) -> list[str]:
     """Two save into one folder, again and again, while a third reads."""
     prepare(folder, "old")
-    savers = [fork(lambda value=value: [save(filled(value), folder, extra={"value": value}) for _ in range(40)]) for value in (OLD, NEW)]
+    savers = [
+        fork(lambda value=value: [save(filled(value), folder, extra={"value": value}) for _ in range(40)])
+        for value in (OLD, NEW)
+    ]
     found = [state(folder) for _ in range(40)]
     exits = [os.waitpid(saver, 0)[1] for saver in savers]
     return [*found, *("failed" for code in exits if code)]
@@ -96,10 +100,10 @@ def filled(value: float, size: int = 8) -> nn.Linear:
 
 
 def save_and_die(folder: Path, point: int) -> None:
-    countdown = iter(range(point, 0, -1))
+    points = itertools.count(1)
 
     def step() -> None:
-        if next(countdown, 1) == 1:
+        if next(points) == point:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -121,8 +125,8 @@ def fork(work: Callable[[], object]) -> int:
     if process == 0:
         try:
             work()
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        except BaseException:  # noqa: BLE001  whatever it is, the fork must not run on as a second parent
+            traceback.print_exc()
             os._exit(1)
         os._exit(0)
     return process
@@ -155,4 +159,4 @@ def main(mode: str, folder: Path) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(list(main(sys.argv[1], Path(sys.argv[2])))))
+    sys.stdout.write(json.dumps(list(main(sys.argv[1], Path(sys.argv[2])))))

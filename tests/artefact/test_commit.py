@@ -1,6 +1,8 @@
 """Whoever saves and is killed, interrupted or out of space leaves the old artefact or the new one, whole."""
 
+import contextlib
 import json
+import linecache
 import os
 import subprocess
 import sys
@@ -23,15 +25,21 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="fork and kill are PO
 
 
 def left_behind(mode: str, folder: Path) -> list[str]:
-    done = subprocess.run([sys.executable, SAVERS, mode, folder], capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        [sys.executable, SAVERS, mode, folder], capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, done.stderr
     found: list[str] = json.loads(done.stdout)
     return found
 
 
 @posix
-@pytest.mark.parametrize(("mode", "before"), [("over-old", "old"), ("over-nothing", "none")])
-def test_killed_anywhere_in_the_commit_it_is_the_old_artefact_or_the_new(mode: str, before: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("mode", "before"), [("over-old", "old"), pytest.param("over-nothing", "none", marks=pytest.mark.slow)]
+)
+def test_killed_anywhere_in_the_commit_it_is_the_old_artefact_or_the_new(
+    mode: str, before: str, tmp_path: Path
+) -> None:
     found = left_behind(mode, tmp_path / "out")
 
     turn = found.index("new")
@@ -40,6 +48,7 @@ def test_killed_anywhere_in_the_commit_it_is_the_old_artefact_or_the_new(mode: s
     assert found[turn:] == ["new"] * (len(found) - turn)
 
 
+@pytest.mark.slow
 @posix
 def test_killed_at_any_moment_it_is_the_old_artefact_or_the_new(tmp_path: Path) -> None:
     found = left_behind("sometime", tmp_path / "out")
@@ -57,6 +66,7 @@ def test_when_the_system_takes_no_more_bytes_the_old_artefact_stays(tmp_path: Pa
     assert len(names) == 2
 
 
+@pytest.mark.slow
 @posix
 def test_two_savers_and_a_reader_of_one_folder_never_meet_a_mixture(tmp_path: Path) -> None:
     assert set(left_behind("together", tmp_path / "out")) <= {"old", "new"}
@@ -66,17 +76,15 @@ def test_two_savers_and_a_reader_of_one_folder_never_meet_a_mixture(tmp_path: Pa
 def test_a_failure_at_any_line_leaves_the_old_artefact_or_the_new(error: BaseException, tmp_path: Path) -> None:
     for line in range(1, 200):
         save(filled(1.0), tmp_path)
-        before = set(os.listdir(tmp_path))
+        before = names(tmp_path)
         with failing_at(line, error) as failed:
-            try:
+            with contextlib.suppress(ArtefactError, KeyboardInterrupt):
                 save(filled(2.0), tmp_path)
-            except (ArtefactError, KeyboardInterrupt):
-                pass
         values = set(load(filled(0.0), tmp_path).weight.flatten().tolist())
         assert values in ({1.0}, {2.0}), f"line {failed}"
-        assert values == {2.0} or before <= set(os.listdir(tmp_path)), f"line {failed}"
+        assert values == {2.0} or before <= names(tmp_path), f"line {failed}"
         save(filled(2.0), tmp_path)
-        assert set(os.listdir(tmp_path)) == {"secateur.json", read(tmp_path).weights.name}
+        assert names(tmp_path) == {"secateur.json", read(tmp_path).weights.name}
         if failed == []:
             break
     assert line > 20
@@ -96,12 +104,15 @@ def test_without_space_nothing_changes_and_nothing_is_left_lying(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_everything_is_on_the_disk_before_the_manifest_speaks_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_on_the_disk_before_the_manifest_speaks_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done: list[str] = []
     fsync, replace = os.fsync, os.replace
 
     def name_of(descriptor: int) -> str:
-        return Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        number = os.fstat(descriptor).st_ino
+        return next(path.name for path in (tmp_path, *tmp_path.rglob("*")) if path.stat().st_ino == number)
 
     monkeypatch.setattr(os, "fsync", lambda fd: (done.append(f"flush {name_of(fd)}"), fsync(fd)))
     monkeypatch.setattr(os, "replace", lambda a, b: (done.append(f"rename {Path(a).name}"), replace(a, b)))
@@ -135,6 +146,10 @@ def test_damaged_weights_are_mended_by_saving_the_same_model_again(tmp_path: Pat
     assert load(filled(0.0), tmp_path).weight[0, 0] == 1.0
 
 
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
 def filled(value: float) -> nn.Linear:
     model = nn.Linear(4, 4, bias=False)
     with torch.no_grad():
@@ -159,7 +174,8 @@ class failing_at:  # noqa: N801  read as a phrase
     def trace(self, frame: FrameType, event: str, argument: Any) -> Any:
         if frame.f_code.co_filename != commit.__code__.co_filename:
             return None
-        if event == "line":
+        # Nothing strikes between an exception and the close that it leads to: Python looks for signals after calls.
+        if event == "line" and "os.close(" not in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
             self.countdown -= 1
             if self.countdown == 0:
                 self.failed.append(f"{frame.f_code.co_name}:{frame.f_lineno}")

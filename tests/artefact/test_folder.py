@@ -131,7 +131,9 @@ def test_a_buffer_outside_the_state_dict_is_the_users_own_and_cut(small: nn.Modu
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_a_dtype_that_the_users_model_shares_comes_back_bit_for_bit(small: nn.Module, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_a_dtype_that_the_users_model_shares_comes_back_bit_for_bit(
+    small: nn.Module, dtype: torch.dtype, tmp_path: Path
+) -> None:
     save(small.to(dtype), tmp_path)
 
     again = load(dense(seed=1).to(dtype), tmp_path)
@@ -213,7 +215,9 @@ def test_views_of_one_storage_are_saved_each_by_itself(tmp_path: Path) -> None:
 
 
 def test_a_model_without_the_plans_shapes_is_not_saved(small: nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(ArtefactError, match=r"not the model that the plan leads to: conv.weight has shape \(8, 3, 3, 3\)"):
+    with pytest.raises(
+        ArtefactError, match=r"not the model that the plan leads to: conv.weight has shape \(8, 3, 3, 3\)"
+    ):
         save(dense(), tmp_path / "out", plan_of(small))
 
     assert not (tmp_path / "out").exists()
@@ -259,7 +263,9 @@ def test_a_folder_that_cannot_be_written_is_named(
     code: int, message: str, small: nn.Module, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(folder)
-    monkeypatch.setattr(tempfile, "mkdtemp", raiser(OSError(code, "no")))  # root may write anywhere, so ask for no real folder
+    monkeypatch.setattr(
+        tempfile, "mkdtemp", raiser(OSError(code, "no"))
+    )  # root may write anywhere, so ask for no real folder
 
     with pytest.raises(ArtefactError, match=f"cannot save to .*{message}"):
         save(dense(), folder)
@@ -394,7 +400,10 @@ def change_a_dtype(folder: Path) -> None:
         (make_newer, r"has format 2, written by secateur 9.1.0; .* up to 1: install a newer secateur"),
         (make_formatless, "its format is 'one'"),
         (lead_out_of_the_folder, "not an artefact's manifest: ValueError a sha256 of"),
-        (forget_the_plan, r"conv.weight has shape .* it holds no plan: save a pruned model with save\(model, folder, plan\)"),
+        (
+            forget_the_plan,
+            r"conv.weight has shape .* it holds no plan: save a pruned model with save\(model, folder, plan\)",
+        ),
         (keep_positions_out_of_range, "not an artefact's manifest: PlanError .* kept positions"),
         (claim_a_huge_shape, "are not those of the manifest: conv.weight"),
         (claim_a_huge_header, "cannot be read: .*[Hh]eader"),
@@ -421,7 +430,10 @@ def test_damage_is_refused_and_the_model_untouched(damage: Callable[[Path], None
         (lambda: dense(channels=12), r"conv.weight has shape \(12, 3, 3, 3\) in the model, \(8, 3, 3, 3\) in the plan"),
         (lambda: dense(heads=2), "heads is 2 in the model, 4 in the plan"),
         (lambda: dense(tied=False), "head.weight is tied to none in the model, to embed.weight in the artefact"),
-        (lambda: nn.Linear(3, 2), "torch.nn.modules.linear.Linear: it was saved from .*Net; conv.weight is missing in the model"),
+        (
+            lambda: nn.Linear(3, 2),
+            "torch.nn.modules.linear.Linear: it was saved from .*Net; conv.weight is missing in the model",
+        ),
         (lambda: with_a_head_more(dense()), "more.weight is missing in the artefact"),
         (lambda: dense().to("meta"), "conv.weight is on the meta device"),
         (lambda: with_integer_buffer(dense()), "norm.running_mean is int64 in the model, float32 in the artefact"),
@@ -438,7 +450,9 @@ def test_another_model_is_refused_and_untouched(other: Callable[[], nn.Module], 
 
 
 def test_a_pruned_model_is_not_pruned_once_more(small: nn.Module, folder: Path) -> None:
-    with pytest.raises(ArtefactError, match=r"conv.weight has shape \(4, 3, 3, 3\) in the model, \(8, 3, 3, 3\) in the plan"):
+    with pytest.raises(
+        ArtefactError, match=r"conv.weight has shape \(4, 3, 3, 3\) in the model, \(8, 3, 3, 3\) in the plan"
+    ):
         load(small, folder)
 
 

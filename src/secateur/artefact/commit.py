@@ -70,11 +70,20 @@ def locked(folder: Path, *, exclusive: bool) -> Iterator[None]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
+        _wait_for_lock(descriptor, folder, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield
     finally:
         os.close(descriptor)
+
+
+def _wait_for_lock(descriptor: int, folder: Path, kind: int) -> None:
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.warning("%s is being saved or loaded by someone else; waiting for them to finish", folder)
+        fcntl.flock(descriptor, kind)
+    except OSError as error:
+        log.debug("%s cannot be locked: %s", folder, error)
 
 
 def describe(path: Path) -> WeightsFile:

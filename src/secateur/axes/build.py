@@ -20,7 +20,7 @@ from secateur.axes.sizes import (
 from secateur.axes.solve import FREE, Solution, solve
 from secateur.errors import AttributeFollowError
 
-UNUSED = Reason("no operator of this run reads it")
+UNUSED = Reason("no operator of this run reads a parameter of it")
 SINGLE = Reason("alone of its kind: an axis must keep a unit")
 
 
@@ -55,17 +55,19 @@ def build_network(run: Run) -> Network:
 
 
 class _Classes:
-    """The classes of labels that have a place in some tensor, and what became of them."""
+    """The classes of labels that have a place in some parameter, and what became of them."""
 
     def __init__(self, run: Run, solution: Solution) -> None:
         self.run, self.solution = run, solution
-        self.reasons: dict[int, Reason] = {}
-        dims = [dim for _, dims in run.tensors.values() for dim in dims if not isinstance(dim, Fixed)]
-        labels = np.concatenate([dim[0] for dim in dims]) if dims else np.zeros(0, dtype=np.int64)
-        found = np.unique(solution.primitive[:, labels])
-        self.placed = found[found != CONSTANT]
-        reasons = solution.reasons[self.placed]
-        self.free = (reasons == FREE) & (solution.signature[self.placed] != 0)
+        held = [d[0] for spec, dims in run.tensors.values() if spec.parameter for d in dims if not isinstance(d, Fixed)]
+        labels = np.concatenate(held) if held else np.zeros(0, dtype=np.int64)
+        held_classes = np.zeros(run.labels.count + 1, dtype=bool)
+        held_classes[solution.primitive[:, labels]] = True
+        self.placed = np.flatnonzero(held_classes[:-1])
+        self.reasons = [*(reason for _, reason in run.labels.frozen), UNUSED]
+        self.reason_of = np.append(solution.reasons, FREE)
+        self.reason_of[:-1][(self.reason_of[:-1] == FREE) & (solution.signature == 0)] = len(self.reasons) - 1
+        self.free = self.reason_of[self.placed] == FREE
 
     def network(self) -> Network:
         """Number the free classes as units, axis by axis, and translate everything from labels to units."""
@@ -100,7 +102,8 @@ class _Classes:
 
     def _freeze(self, classes: Integers, reason: Reason) -> None:
         self.free &= ~np.isin(self.placed, classes)
-        self.reasons.update((int(c), reason) for c in classes)
+        self.reason_of[classes] = len(self.reasons)
+        self.reasons.append(reason)
 
     def _units(self, dim: Integers | Fixed) -> Integers | None:
         """A dim's labels as units; None where none of them can go."""
@@ -118,16 +121,15 @@ class _Classes:
     _translated: dict[int, Integers | None]
 
     def _axes(self, dims: Mapping[str, tuple[Integers | None, ...]]) -> tuple[Axis, ...]:
-        count = sum(map(len, self.groups))
         owner = np.repeat(np.arange(len(self.groups)), [len(group) for group in self.groups])
         slots: list[list[Slot]] = [[] for _ in self.groups]
         for tensor, units_by_dim in dims.items():
             for d, units in enumerate(units_by_dim):
                 if units is None:
                     continue
-                positions = np.bincount(units[units != CONSTANT], minlength=count)
-                for axis in np.unique(owner[positions > 0]):
-                    slots[axis].append(Slot(tensor, d, int(positions[owner == axis].max())))
+                positions = np.bincount(owner[units[units != CONSTANT]])
+                for axis in np.flatnonzero(positions):
+                    slots[axis].append(Slot(tensor, d, int(positions[axis]) // len(self.groups[axis])))
         names = _unique_names([_module_of(found[0].tensor) for found in slots])
         return tuple(
             Axis(name, len(group), bool(self.solution.exact[group].all()), tuple(found))
@@ -142,30 +144,13 @@ class _Classes:
                 if isinstance(dim, Fixed):
                     continue
                 stays = np.ones(dim.shape[1], dtype=bool) if units is None else (units == CONSTANT).all(axis=0)
-                counts: dict[Reason, int] = {}
-                for reason in map(self._reason, self._reason_keys(dim[:, stays])):
-                    counts[reason[0]] = counts.get(reason[0], 0) + reason[1]
-                found.extend(Frozen(name, d, count, r.text, r.where) for r, count in counts.items())
+                classes = self.solution.primitive[:, dim[0, stays]]
+                reasons = np.where(classes == CONSTANT, FREE, self.reason_of[classes]).max(axis=0)
+                counts = np.bincount(np.where(reasons == FREE, len(self.reasons) - 1, reasons))
+                for index in np.flatnonzero(counts):
+                    reason = self.reasons[index]
+                    found.append(Frozen(name, d, int(counts[index]), reason.text, reason.where))
         return found
-
-    def _reason_keys(self, labels: Integers) -> list[tuple[int, int, int]]:
-        """`(reason index, class, count)` for the frozen labels of one dim, grouped."""
-        if not labels.size:
-            return []
-        classes = self.solution.primitive[:, labels[0]]
-        reasons = np.where(classes == CONSTANT, FREE, self.solution.reasons[classes])
-        row = np.argmax(reasons != FREE, axis=0)
-        columns = np.arange(len(row))
-        index, cls = reasons[row, columns], classes[row, columns]
-        cls = np.where(index == FREE, cls, FREE)
-        pairs, counts = np.unique(np.stack([index, cls]), axis=1, return_counts=True)
-        return [(int(i), int(c), int(n)) for (i, c), n in zip(pairs.T, counts, strict=True)]
-
-    def _reason(self, key: tuple[int, int, int]) -> tuple[Reason, int]:
-        index, cls, count = key
-        if index != FREE:
-            return self.run.labels.frozen[index][1], count
-        return self.reasons.get(cls, UNUSED), count
 
     def _contraction(self, contraction: tuple[int, Dims, str]) -> Contraction:
         factor, dims, where = contraction
@@ -196,10 +181,10 @@ class _Classes:
 
     def freeze_what_cannot_follow(self, network: Network) -> bool:
         """Try each axis alone, then all together; freeze those whose sizes the code cannot follow. True if any was."""
-        by_attribute = _uses_by_attribute(network.uses)
+        index = _UseIndex(network)
         frozen = False
-        for axis, group in zip(network.axes, self.groups, strict=True):
-            touched = _touching(network.uses, by_attribute, network.unit_range(axis.name))
+        for number, (axis, group) in enumerate(zip(network.axes, self.groups, strict=True)):
+            touched = index.touching(number)
             for removed in (1, axis.size // 2):
                 mask = np.ones(network.unit_count, dtype=bool)
                 mask[network.unit_range(axis.name)][-removed:] = False
@@ -218,30 +203,35 @@ def _conflict(uses: Sequence[SizeUse], mask: np.ndarray) -> AttributeFollowError
     return None
 
 
-def _uses_by_attribute(uses: Sequence[SizeUse]) -> dict[Attribute, list[int]]:
-    found: dict[Attribute, list[int]] = {}
-    for i, use in enumerate(uses):
-        for attribute in attributes_of(use.expression):
-            found.setdefault(attribute, []).append(i)
-    return found
+class _UseIndex:
+    """Which size uses an axis has a part in: those that see its units, and those that share an attribute with one that does."""
 
+    def __init__(self, network: Network) -> None:
+        self.uses = network.uses
+        self.axis_of = np.repeat(np.arange(len(network.axes)), [axis.size for axis in network.axes])
+        self.known: dict[int, Integers] = {}
+        self.by_axis: dict[int, list[int]] = {}
+        self.by_attribute: dict[Attribute, list[int]] = {}
+        for i, use in enumerate(self.uses):
+            for axis in {int(a) for dim in _dims_of(use) for a in self._axes(dim)}:
+                self.by_axis.setdefault(axis, []).append(i)
+            for attribute in attributes_of(use.expression):
+                self.by_attribute.setdefault(attribute, []).append(i)
 
-def _touching(
-    uses: Sequence[SizeUse], by_attribute: Mapping[Attribute, list[int]], units: slice
-) -> list[SizeUse]:
-    """The uses that see these units, and those that share an attribute with one that does."""
-    todo = [i for i, use in enumerate(uses) if any(_meets(dim, units) for dim in _dims_of(use))]
-    chosen = set(todo)
-    while todo:
-        for attribute in attributes_of(uses[todo.pop()].expression):
-            new = [i for i in by_attribute[attribute] if i not in chosen]
-            chosen.update(new)
-            todo.extend(new)
-    return [uses[i] for i in sorted(chosen)]
+    def touching(self, axis: int) -> list[SizeUse]:
+        todo = list(self.by_axis.get(axis, ()))
+        chosen = set(todo)
+        while todo:
+            for attribute in attributes_of(self.uses[todo.pop()].expression):
+                new = [i for i in self.by_attribute[attribute] if i not in chosen]
+                chosen.update(new)
+                todo.extend(new)
+        return [self.uses[i] for i in sorted(chosen)]
 
-
-def _meets(dim: Integers, units: slice) -> bool:
-    return bool(((dim >= units.start) & (dim < units.stop)).any())
+    def _axes(self, dim: Integers) -> Integers:
+        if id(dim) not in self.known:
+            self.known[id(dim)] = np.flatnonzero(np.bincount(self.axis_of[dim[dim != CONSTANT]]))
+        return self.known[id(dim)]
 
 
 def _dims_of(use: SizeUse) -> list[Integers]:

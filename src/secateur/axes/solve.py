@@ -84,7 +84,7 @@ class _Solver:
             self.reunite()
 
     def _index_definitions(self) -> None:
-        """Give each class the first definition that speaks of it; one-factor definitions are mere ties."""
+        """Give each class the first definition that speaks of it."""
         self._added: list[Definition] = []
         self._owners: list[Definition] = []
         self._overlapping: list[tuple[Definition, Integers]] = []
@@ -92,20 +92,37 @@ class _Solver:
         self.owner_at = np.zeros(self.labels.count, dtype=np.int64)
         for definition in self.definitions:
             roots, factors = self.roots(definition.labels), self.roots(definition.factors)
-            unique, first = np.unique(roots, return_index=True)
-            if len(first) < len(roots):
-                again = np.setdiff1d(np.arange(len(roots)), first)
-                repeated = Definition(roots[again], factors[:, again], definition.reason)
-                self._overlapping.append((repeated, np.arange(len(again))))
-            roots, canonical = unique, Definition(unique, factors[:, first], definition.reason)
+            if (roots[1:] <= roots[:-1]).any():
+                roots, first = self._without_repeats(roots, factors, definition.reason)
+                factors = factors[:, first]
             new = self.owner[roots] < 0
-            if (~new).any():
-                self._overlapping.append((canonical, np.flatnonzero(~new)))
-            if not new.any():
-                continue
-            self.owner[roots[new]] = len(self._owners)
-            self.owner_at[roots[new]] = np.arange(int(new.sum()))
-            self._owners.append(Definition(roots[new], canonical.factors[:, new], definition.reason))
+            if not new.all():
+                self._overlapping.append((Definition(roots, factors, definition.reason), np.flatnonzero(~new)))
+                roots, factors = roots[new], factors[:, new]
+            if len(roots):
+                self.owner[roots] = len(self._owners)
+                self.owner_at[roots] = np.arange(len(roots))
+                self._owners.append(Definition(roots, factors, definition.reason))
+        self._tabulate()
+
+    def _without_repeats(self, roots: Integers, factors: Integers, reason: Reason) -> tuple[Integers, Integers]:
+        """The distinct classes and where each comes first; the other places overlap with those."""
+        unique, first = np.unique(roots, return_index=True)
+        if len(first) < len(roots):
+            again = np.ones(len(roots), dtype=bool)
+            again[first] = False
+            repeated = Definition(roots[again], factors[:, again], reason)
+            self._overlapping.append((repeated, np.arange(len(repeated.labels))))
+        return unique, first
+
+    def _tabulate(self) -> None:
+        """All definitions side by side, so that any number of labels is expanded by one look-up."""
+        starts = np.cumsum([0, *(len(d.labels) for d in self._owners)])
+        height = max((len(d.factors) for d in self._owners), default=1)
+        self._table = np.full((height, int(starts[-1]) + 1), CONSTANT, dtype=np.int64)
+        for start, definition in zip(starts, self._owners, strict=False):
+            self._table[: len(definition.factors), start : start + len(definition.labels)] = definition.factors
+        self._column = np.where(self.owner >= 0, starts[self.owner] + self.owner_at, -1)
 
     def _overlaps(self) -> Iterator[tuple[Definition, Definition, Integers, Integers]]:
         """Pairs of definitions that speak of the same classes, with the positions where they meet."""
@@ -155,28 +172,25 @@ class _Solver:
         """Room for the labels that a refinement made."""
         more = np.arange(len(self.root), self.labels.count, dtype=np.int64)
         self.root = np.concatenate([self.root, more])
-        self.owner = np.concatenate([self.owner, np.full(len(more), -1)])
-        self.owner_at = np.concatenate([self.owner_at, np.zeros(len(more), dtype=np.int64)])
+        self._column = np.concatenate([self._column, np.full(len(more), -1)])
 
     def expand(self, factors: Integers) -> Integers:
         """Replace composite classes by their factors until only primitive ones are left: `[m, n] -> [m', n]`."""
         rows = self.roots(factors)
         for _ in range(64):
-            owners = np.where(rows == CONSTANT, -1, self.owner[rows])
-            if (owners < 0).all():
+            columns = np.where(rows == CONSTANT, -1, self._column[rows])
+            if (columns < 0).all():
                 return _compacted(rows)
-            rows = self._expand_once(rows, owners)
+            rows = self._expand_once(rows, columns)
         raise AssertionError("definitions of labels run in a circle")
 
-    def _expand_once(self, rows: Integers, owners: Integers) -> Integers:
-        width = max(len(self._owners[owner].factors) for owner in np.unique(owners[owners >= 0]))
-        out = np.full((len(rows) * width, rows.shape[1]), CONSTANT, dtype=np.int64)
-        out[::width] = np.where(owners >= 0, CONSTANT, rows)
-        for owner in np.unique(owners[owners >= 0]):
-            row, column = np.nonzero(owners == owner)
-            factors = self.roots(self._owners[owner].factors)[:, self.owner_at[rows[row, column]]]
-            for f, values in enumerate(factors):
-                out[row * width + f, column] = values
+    def _expand_once(self, rows: Integers, columns: Integers) -> Integers:
+        height = len(self._table)
+        out = np.full((len(rows) * height, rows.shape[1]), CONSTANT, dtype=np.int64)
+        for k, (row, column) in enumerate(zip(rows, columns, strict=True)):
+            composite = np.flatnonzero(column >= 0)
+            out[k * height] = row
+            out[k * height : (k + 1) * height, composite] = self.roots(self._table[:, column[composite]])
         return out
 
 
@@ -207,10 +221,20 @@ def _without_common(left: list[Integers], right: list[Integers]) -> tuple[list[I
     return _rows(a), _rows(b)
 
 
+def _distinct(values: Integers) -> int:
+    """The number of distinct values."""
+    low, high = int(values.min(initial=0)), int(values.max(initial=0))
+    if high - low > 16 * len(values) + 1024:
+        return len(np.unique(values))
+    seen = np.zeros(high - low + 1, dtype=bool)
+    seen[values - low] = True
+    return int(seen.sum())
+
+
 def _pairs(a: Integers, c: Integers) -> tuple[int, int, int]:
     """The number of distinct values of `a`, of `c`, and of both together."""
-    both = a * (np.int64(c.max(initial=0)) + 2) + c
-    return len(np.unique(a)), len(np.unique(c)), len(np.unique(both))
+    both = (a - a.min(initial=0)) * (np.int64(c.max(initial=0) - c.min(initial=0)) + 1) + (c - c.min(initial=0))
+    return _distinct(a), _distinct(c), _distinct(both)
 
 
 def _same_partition(left: list[Integers], right: list[Integers]) -> tuple[int, int] | None:

@@ -132,6 +132,10 @@ class LatencyRecord:
     def __post_init__(self) -> None:
         if not self.dense or not self.pruned:
             raise ArtefactError(f"latency {self.name!r} of the record has no samples: measure it, or leave it out")
+        if not all(math.isfinite(time) and time >= 0 for time in (*self.dense, *self.pruned)):
+            raise ArtefactError(
+                f"latency {self.name!r} of the record: a time must be finite and not negative; got another"
+            )
 
     def rows(self) -> tuple[Row, Row]:
         """The median, with its spread, and the 99th percentile, as rows of the comparison."""

@@ -20,7 +20,7 @@ MOST_DOTS = 300
 MOST_STAIRS = 200
 """So many stairs a distribution is drawn with; with more samples, at evenly spaced shares of them."""
 
-SIZE = (440, 270)
+SIZE = (400, 250)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def _limits(latency: LatencyRecord) -> tuple[float, float]:
     """The range of times that is drawn: everything, but for stragglers far beyond the 99th percentile."""
     everything = np.array([*latency.dense, *latency.pruned])
     tail = max(Times.of(latency.dense).p99, Times.of(latency.pruned).p99)
-    low, high = float(everything.min()), min(float(everything.max()), 1.25 * tail)
+    low, high = float(everything.min()), float(everything[everything <= 1.25 * tail].max())
     margin = 0.06 * (high - low) or 0.1 * high or 1.0
     return low - margin, high + margin
 

@@ -6,6 +6,7 @@ What is not in the record is left out of the page; nothing else is said in its p
 import os
 import re
 import secrets
+from datetime import datetime
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -39,7 +40,7 @@ def render(record: RunRecord) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"breakable": _breakable, "typeset": _typeset}
+    environment.filters |= {"breakable": _breakable, "moment": _moment, "typeset": _typeset}
     environment.globals |= {"quantity": quantity, "summary": summary, "view": view}
     return environment.get_template("page.html.j2").render(record=record)
 
@@ -92,6 +93,15 @@ def _write_whole(path: Path, text: str) -> None:
 def _typeset(text: str) -> str:
     """A quantity that stays on one line, with a minus sign for a minus."""
     return re.sub(f"^-(?=[\\d{INFINITY}])", MINUS, text).replace(" ", NO_BREAK_SPACE)
+
+
+def _moment(text: str) -> str:
+    """A moment in ISO 8601 as people write it, to the minute; any other text as it is."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{moment:%Y-%m-%d %H:%M} {moment.tzname() or ''}".rstrip()
 
 
 def _breakable(name: str) -> Markup:

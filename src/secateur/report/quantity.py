@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from secateur.report.comparison import Row
 
 NOT_MEASURED = "not measured"
+NO_COMPARISON = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -29,8 +30,8 @@ def quantity(value: float | None, unit: str = "") -> str:
         return f"{number} {unit}".rstrip() if math.isinf(value) else number
     if unit == "B":
         return _scaled(value, 1024, (" B", " KiB", " MiB", " GiB", " TiB"))
-    if unit == "%":
-        return f"{value:.2f} %"
+    if unit in ("%", "points"):
+        return f"{value:.2f} {unit}"
     if unit == "" and abs(value) >= 1000:
         return _scaled(value, 1000, ("", " k", " M", " G", " T"))
     return f"{_significant(value)} {unit}".rstrip()
@@ -41,11 +42,13 @@ def measured(value: float | None, unit: str, spread: float | None) -> str:
 
     Example:
         >>> measured(12.3456, "ms", 0.218)
-        '12.35 ± 0.22 ms'
+        '12.3 ± 0.2 ms'
     """
     if value is None or spread is None or not math.isfinite(value) or not math.isfinite(spread) or spread <= 0:
         return quantity(value, unit)
-    decimals = min(max(1 - math.floor(math.log10(spread)), 0), 6)
+    # One digit of the spread, two where the first is a 1: the rule of the physicists' tables.
+    power = math.floor(math.log10(spread))
+    decimals = min(max((1 if spread < 2 * 10**power else 0) - power, 0), 6)
     return f"{value:,.{decimals}f} ± {spread:,.{decimals}f} {unit}".rstrip()
 
 
@@ -58,9 +61,9 @@ def comparison(row: Row) -> str:
     """
     change = row.change
     if change is None:
-        return "-"
+        return NO_COMPARISON
     if row.compare == "ratio":
-        return f"{change:.2g} {TIMES}" if 0 < abs(change) < 0.1 else f"{change:.2f} {TIMES}"
+        return f"{change:.2g}{TIMES}" if 0 < abs(change) < 0.1 else f"{change:.2f}{TIMES}"
     if row.unit == "%" and math.isfinite(change):
         return f"{change:+.2f} points"
     return f"{'+' if change >= 0 else ''}{quantity(change, row.unit)}"
@@ -76,7 +79,7 @@ def share(part: int | float, whole: int | float) -> str:
     if part in (0, whole):
         return "0 %" if part == 0 else "100 %"
     percent = 100 * part / whole
-    return "> 99 %" if percent > 99 else "< 1 %" if percent < 1 else f"{percent:.0f} %"
+    return "> 99 %" if 99 < percent < 100 else "< 1 %" if percent < 1 else f"{percent:.0f} %"
 
 
 def ranges(numbers: Iterable[int]) -> str:
@@ -113,6 +116,7 @@ def _significant(value: float) -> str:
     """Three digits, more for whole numbers; without an exponent where that can be read."""
     if value == int(value) and abs(value) < 10_000:
         return str(int(value))
+    short = f"{value:.3g}"
     if 1e-3 <= abs(value) < 1e6:
-        return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
-    return f"{value:.3g}"
+        return f"{value:.{max(0, 2 - math.floor(math.log10(abs(float(short)))))}f}"
+    return short

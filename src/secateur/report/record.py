@@ -56,6 +56,8 @@ class AxisRecord:
     cost_share: float | None = None
 
     def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ArtefactError(f"axis {self.name!r} of the record has {self.size} units: an axis has at least one")
         ascending = all(a < b for a, b in pairwise(self.kept))
         if not ascending or (self.kept and not 0 <= self.kept[0] <= self.kept[-1] < self.size):
             raise ArtefactError(

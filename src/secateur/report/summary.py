@@ -8,7 +8,13 @@ from secateur.report.record import AxisRecord, Proof, RunRecord
 
 
 def summary(record: RunRecord) -> tuple[str, ...]:
-    """The result in a few sentences, made of what was recorded and nothing else."""
+    """The result in a few sentences, made of what was recorded and nothing else.
+
+    Example:
+        >>> row = Row("MACs", "", 41e6, 20.5e6, better="lower")
+        >>> summary(RunRecord("A run", "resnet20", "2025-01-01", rows=(row,)))
+        ('The pruned network has 50 % of the MACs of the dense one.',)
+    """
     ratios = [row for row in record.rows if row.compare == "ratio" and row.change is not None]
     differences = [row for row in record.rows if row.compare == "difference" and row.change is not None]
     sentences = (_ratios(ratios), *(_difference(row) for row in differences), _units(record.axes))
@@ -38,16 +44,14 @@ def proofs_hold(proofs: Sequence[Proof]) -> tuple[bool, str] | None:
 def _ratios(rows: Sequence[Row]) -> str:
     if not rows:
         return ""
-    return f"The pruned network has {_list(f'{comparison(row)} the {row.name}' for row in rows)} of the dense one."
+    return f"The pruned network has {_list(f'{share(row.change or 0, 1)} of the {row.name}' for row in rows)} of the dense one."
 
 
 def _difference(row: Row) -> str:
     name = row.name[:1].upper() + row.name[1:]
     if row.verdict == "same":
         return f"{name} stays at {quantity(row.dense, row.unit)}."
-    return (
-        f"{name} goes from {quantity(row.dense, row.unit)} to {quantity(row.pruned, row.unit)} ({comparison(row)})."
-    )
+    return f"{name} goes from {quantity(row.dense, row.unit)} to {quantity(row.pruned, row.unit)} ({comparison(row)})."
 
 
 def _units(axes: Sequence[AxisRecord]) -> str:
@@ -59,7 +63,7 @@ def _units(axes: Sequence[AxisRecord]) -> str:
         return f"All {units:,} units of {_count(len(axes), 'axis', 'axes')} stay."
     return (
         f"{units - kept:,} of {units:,} units ({share(units - kept, units)}) go, "
-        f"from {cut:,} of {_count(len(axes), 'axis', 'axes')}."
+        f"from {f'{cut:,} of ' if cut < len(axes) else 'all ' if cut > 1 else ''}{_count(len(axes), 'axis', 'axes')}."
     )
 
 

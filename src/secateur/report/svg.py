@@ -42,7 +42,6 @@ _STYLE = {
     "ytick.color": COLOURS["muted"],
     "xtick.labelsize": 11,
     "ytick.labelsize": 11,
-    "hatch.linewidth": 1.1,
     "lines.linewidth": 1.6,
 }
 

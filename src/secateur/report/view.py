@@ -108,7 +108,7 @@ def network_profile(record: RunRecord) -> Silhouette | None:
     """The share that stays of each axis, one bar an axis; None where the rows are few enough to see it from them."""
     if len(record.axes) <= MOST_OPEN_ROWS:
         return None
-    return silhouette.profile([len(axis.kept) / axis.size if axis.size else 1.0 for axis in record.axes])
+    return silhouette.profile([len(axis.kept) / axis.size for axis in record.axes])
 
 
 def score_views(record: RunRecord) -> tuple[ScoreView, ...]:

@@ -19,6 +19,7 @@ from secateur.torch.provenance import remember_attributes
 from secateur.torch.recorder import INPUT, Recorder
 from secateur.torch.replicate import replicate
 from secateur.torch.rules import apply
+from secateur.torch.values import KnownValues
 
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """Example inputs: one tensor, a tuple of positional arguments, or a mapping of keyword arguments; tensors may be nested."""
@@ -88,10 +89,13 @@ def _watch(model: nn.Module, inputs: Inputs, meta: bool) -> Network:
     recorder.run.opened = tuple(opened)
     remember_attributes(copy, recorder.tracker)
     moved = pytree.tree_map_only(Tensor, _to_meta if meta else lambda t: t.detach().clone(), inputs)
-    for leaf in pytree.tree_leaves(moved):
+    values = KnownValues() if meta else None
+    for leaf, real in zip(pytree.tree_leaves(moved), pytree.tree_leaves(inputs), strict=True):
         if isinstance(leaf, Tensor):
             recorder.learn(leaf, tuple(INPUT for _ in leaf.shape), zero=False)
-    output = _run(copy, moved, recorder, meta)
+            if values is not None:
+                values.learn(leaf, real)
+    output = _run(copy, moved, _Watch(recorder, values))
     reason = Reason("the model's output")
     for leaf in pytree.tree_leaves(output):
         if isinstance(leaf, Tensor):
@@ -101,12 +105,12 @@ def _watch(model: nn.Module, inputs: Inputs, meta: bool) -> Network:
     return build_network(recorder.run)
 
 
-def _run(model: nn.Module, inputs: Inputs, recorder: Recorder, meta: bool) -> Any:
+def _run(model: nn.Module, inputs: Inputs, watch: "_Watch") -> Any:
     try:
-        with torch.no_grad(), _open_paths(), _Watch(recorder), recorder.sizes:
+        with torch.no_grad(), _open_paths(), watch, watch.recorder.sizes:
             return call(model, inputs)
     except Exception as error:
-        if meta:
+        if watch.values is not None:
             raise _NeedsValues(f"{type(error).__name__}: {error}") from error
         raise CaptureError(
             f"{type(model).__name__} cannot run on these example inputs: {type(error).__name__}: {error} ({line_of(error)}); "
@@ -126,13 +130,13 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
 class _Watch(TorchDispatchMode):
     """Shows the recorder each operator as it passes."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, values: KnownValues | None) -> None:
         super().__init__()
-        self.recorder = recorder
+        self.recorder, self.values = recorder, values
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = func(*args, **kwargs) if self.values is None else self.values.run(func, args, kwargs)
         apply(self.recorder, func, args, kwargs, out)
         return out
 

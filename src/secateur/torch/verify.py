@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.axes import Axis, Integers, Network, Plan
 from secateur.errors import SecateurError, VerificationError
@@ -15,7 +16,7 @@ from secateur.torch.apply import compact, mask, state_of
 from secateur.torch.capture import Inputs, TracedNetwork, call, line_of, trace
 from secateur.torch.replicate import replicate
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 3e-2}
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 3e-2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,14 +199,30 @@ def _in_float64(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, to
 
     wide = replicate(model, widened).eval()
     wide_inputs = pytree.tree_map_only(Tensor, widened, inputs)
+    precision = _Precision()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), precision:
             call(wide, wide_inputs)
     except RuntimeError:
         own = replicate(model, lambda tensor: tensor.detach().clone()).eval()
         dtypes = [t.dtype for t in model.parameters() if t.dtype in TOLERANCE] or [torch.float32]
         return own, inputs, max(dtypes, key=lambda dtype: TOLERANCE[dtype])
-    return wide, wide_inputs, torch.float64
+    return wide, wide_inputs, precision.lowest
+
+
+class _Precision(TorchDispatchMode):
+    """Notes the coarsest floating type that a run computes in: some models cast to float32 by themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lowest = torch.float64
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for leaf in pytree.tree_leaves(out):
+            if isinstance(leaf, Tensor) and leaf.numel() > 1 and TOLERANCE.get(leaf.dtype, 0.0) > TOLERANCE[self.lowest]:
+                self.lowest = leaf.dtype
+        return out
 
 
 def _run(model: nn.Module, inputs: Inputs, what: str) -> Any:

@@ -1,0 +1,78 @@
+"""Real values of small tensors during a run on the meta device.
+
+Models ask constants and small inputs for their values (is this mask all ones? do the positions restart?). Where a tensor follows from
+constants and integer inputs alone, the same operator runs on their real values too, so that such questions have an answer
+without running the model on real data.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+LIMIT = 1 << 16
+"""Tensors with more elements are not followed."""
+
+_NEEDS_VALUES = frozenset(
+    "_local_scalar_dense equal nonzero masked_select unique_consecutive _unique2 unique_dim bincount is_nonzero".split()
+)
+
+
+class KnownValues:
+    """The real values of some of the tensors of a meta run, by identity."""
+
+    def __init__(self) -> None:
+        self._real: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def learn(self, tensor: Tensor, real: Tensor) -> None:
+        """`tensor` stands for `real`, if that is small and holds integers or truth values."""
+        if not real.is_meta and not real.is_floating_point() and not real.is_complex() and real.numel() <= LIMIT:
+            self._real[id(tensor)] = (tensor, real.detach().cpu().clone())
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Run an operator on the meta tensors, and on the real values where all of them are known."""
+        operands = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        known = all(id(operand) in self._real for operand in operands)
+        followed = known and torch.Tag.nondeterministic_seeded not in func.tags
+        name = func._schema.name.removeprefix("aten::")
+        if name in _NEEDS_VALUES and known:
+            real = self._on_real(func, args, kwargs)
+            return pytree.tree_map_only(Tensor, self._stand_in, real)
+        out = func(*args, **kwargs)
+        if not followed:
+            self._forget_written(func, args)
+        elif _all_small(out):
+            self._follow(func, args, kwargs, out)
+        return out
+
+    def _follow(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        real = self._on_real(func, args, kwargs)
+        for meta, value in zip(pytree.tree_leaves(out), pytree.tree_leaves(real), strict=True):
+            if isinstance(meta, Tensor):
+                self._real[id(meta)] = (meta, value)
+
+    def _on_real(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: self._real[id(tensor)][1], (args, dict(kwargs)))
+        if kwargs.get("device") is not None:
+            kwargs["device"] = torch.device("cpu")
+        with torch._C.DisableTorchFunction():
+            return func(*args, **kwargs)
+
+    def _stand_in(self, real: Tensor) -> Tensor:
+        meta = torch.empty_like(real, device="meta")
+        self._real[id(meta)] = (meta, real)
+        return meta
+
+    def _forget_written(self, func: Any, args: tuple[Any, ...]) -> None:
+        """A known tensor was written with unknown values: it and all views of its storage are unknown from now on."""
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            written = argument.alias_info is not None and argument.alias_info.is_write
+            if written and isinstance(value, Tensor) and id(value) in self._real:
+                storage = self._real[id(value)][1].untyped_storage().data_ptr()
+                self._real = {k: v for k, v in self._real.items() if v[1].untyped_storage().data_ptr() != storage}
+
+
+def _all_small(out: Any) -> bool:
+    return all(leaf.numel() <= LIMIT for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor))

@@ -1,0 +1,23 @@
+"""Gets back what pruning took: `FineTune`, alone or with the dense model as a teacher, or the user's own training."""
+
+from secateur.train.distill import Distill
+from secateur.train.finetune import FineTune
+from secateur.train.own import as_recovery
+from secateur.train.protocol import Batches, Progress, Recovery, RecoveryError, Step
+from secateur.train.schedule import Schedule, constant, cosine
+from secateur.train.update import OptimizerFactory
+
+__all__ = [
+    "Batches",
+    "Distill",
+    "FineTune",
+    "OptimizerFactory",
+    "Progress",
+    "Recovery",
+    "RecoveryError",
+    "Schedule",
+    "Step",
+    "as_recovery",
+    "constant",
+    "cosine",
+]

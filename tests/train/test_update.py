@@ -1,0 +1,96 @@
+"""How the optimiser is made and used."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from secateur.train.recover import FineTune, RecoveryError, constant
+from secateur.train.update import Updater
+
+
+def line() -> nn.Linear:
+    """Y = x, with a bias of 0."""
+    layer = nn.Linear(1, 1)
+    nn.init.ones_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class TestFactory:
+    def test_it_gets_vectors_without_weight_decay(self) -> None:
+        made: list[list[dict[str, Any]]] = []
+
+        def factory(groups: list[dict[str, Any]], *, lr: float) -> torch.optim.Optimizer:
+            made.append(groups)
+            return torch.optim.SGD(groups, lr=lr)
+
+        Updater(layer := line(), factory, 0.1, 0.25)
+
+        assert [(group["params"], group["weight_decay"]) for group in made[0]] == [
+            ([layer.weight], 0.25),
+            ([layer.bias], 0.0),
+        ]
+
+    def test_frozen_and_tied_parameters_come_never_and_once(self) -> None:
+        model = nn.Sequential(line(), line(), line())
+        model[1].weight = model[0].weight
+        model[2].requires_grad_(False)
+
+        assert len(Updater(model, torch.optim.SGD, 0.1, 0.0).parameters) == 3
+
+    @pytest.mark.parametrize(
+        ("factory", "message"),
+        [
+            (
+                lambda params: torch.optim.SGD(params, lr=0.1),
+                r"cannot be called as optimizer\(parameter_groups, lr=0.001\)",
+            ),
+            (lambda params, lr: None, "made a NoneType, not a torch.optim.Optimizer"),
+            (
+                lambda params, lr: torch.optim.SGD(line().parameters(), lr=lr),
+                "over other parameters than the 2 it was given",
+            ),
+            (lambda params, lr: torch.optim.SGD(params[:1], lr=lr), "let it use its first argument"),
+        ],
+    )
+    def test_one_that_makes_something_else_is_refused(self, factory: Any, message: str) -> None:
+        with pytest.raises(RecoveryError, match=message):
+            FineTune(learning_rate=1e-3, optimizer=factory)(line(), [(torch.ones(1, 1), torch.ones(1, 1))])
+
+    def test_rates_of_its_own_are_scaled_by_the_schedule(self) -> None:
+        rates: list[float] = []
+
+        class Noting(torch.optim.SGD):
+            def step(self, closure: Any = None) -> None:  # type: ignore[override]
+                rates.append(self.param_groups[0]["lr"])
+
+        recipe = FineTune(
+            optimizer=lambda params, lr: Noting(params, lr=8.0),
+            schedule=lambda step, steps: 0.5**step,
+            loss=nn.functional.mse_loss,
+        )
+        recipe(line(), [(torch.ones(1, 1), torch.ones(1, 1))] * 3)
+
+        assert rates == [8.0, 4.0, 2.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_updates_too_small_for_16_bits_add_up(dtype: torch.dtype) -> None:
+    """Each of 40 updates moves the weight by 2^-11: a quarter of the distance to the next number below 1 in bfloat16."""
+    layer = line().to(dtype)
+    recipe = FineTune(
+        learning_rate=2.0**-11,
+        optimizer=partial(torch.optim.SGD, momentum=0.0),
+        loss=lambda output, targets: output.sum(),
+        schedule=constant,
+        weight_decay=0.0,
+        max_grad_norm=None,
+    )
+    recipe(layer, [(torch.ones(1, 1, dtype=dtype), torch.ones(1))] * 40)
+
+    assert layer.weight.dtype is dtype
+    assert layer.weight.item() == pytest.approx(1 - 40 * 2.0**-11, rel=2.0**-8)  # bfloat16's precision
+    assert layer.weight.item() < 1 - 30 * 2.0**-11
