@@ -77,9 +77,8 @@ def test_a_failure_at_any_line_leaves_the_old_artefact_or_the_new(error: BaseExc
     for line in range(1, 200):
         save(filled(1.0), tmp_path)
         before = names(tmp_path)
-        with failing_at(line, error) as failed:
-            with contextlib.suppress(ArtefactError, KeyboardInterrupt):
-                save(filled(2.0), tmp_path)
+        with failing_at(line, error) as failed, contextlib.suppress(ArtefactError, KeyboardInterrupt):
+            save(filled(2.0), tmp_path)
         values = set(load(filled(0.0), tmp_path).weight.flatten().tolist())
         assert values in ({1.0}, {2.0}), f"line {failed}"
         assert values == {2.0} or before <= names(tmp_path), f"line {failed}"

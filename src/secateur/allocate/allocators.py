@@ -103,8 +103,8 @@ class Global:
 class Uniform:
     """Keep the same share of every axis, as large as the budget pays for; scores decide only within an axis.
 
-    All axes grow together until one more step of some axis is too much; what is then left of the budget goes to the other axes
-    as far as it pays for a step. So the budget is met exactly, as by `Global`, and shares differ by little more than a step.
+    All axes grow together until one more step of some axis is too much. What is then left, less than that step costs, goes to
+    axes with cheaper steps, so that the budget is met exactly, as by `Global`; these end up with a somewhat larger share.
 
     Args:
         budget: What must hold afterwards.

@@ -5,6 +5,7 @@ The rule, for `multiple_of = m`:
 - An axis with `p` positions a unit goes in steps of `m / gcd(m, p)` units, taken over all the matrices it lives in: for m = 8,
   8 channels, but one head of 64 positions. Vectors and buffers have no say, because no kernel multiplies by them, unless the
   axis lives in nothing else.
+  A learned table such as `[offsets, heads]` looks like a matrix from here, so that its heads go in eights.
 - Where two axes share a dim (heads and their width), the larger axis sees to it that the dim is a multiple, and the smaller
   one counts only the positions that are left for certain.
 - An axis with fewer than two steps would be all or nothing; it goes unit by unit instead, and its widths are what they are.

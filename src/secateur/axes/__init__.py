@@ -2,7 +2,8 @@
 
 from secateur.axes.build import Run, build_network
 from secateur.axes.labels import ONE, Dim, Dims, Fixed, Integers, Labels, Reason
-from secateur.axes.network import Axis, Cost, Frozen, Network, Scores, Slot, TensorSpec
+from secateur.axes.cost import Contraction, Cost, TensorSpec
+from secateur.axes.network import Axis, Frozen, Network, Scores, Slot
 from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
 from secateur.axes.sizes import Attribute, Expression, Operation, SizeUse, Width
 
@@ -12,6 +13,7 @@ __all__ = [
     "AttributeChange",
     "Axis",
     "AxisCut",
+    "Contraction",
     "Cost",
     "Dim",
     "Dims",

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from secateur.axes.labels import CONSTANT, Dims, Fixed, Integers, Labels, Reason
-from secateur.axes.network import Axis, Contraction, Frozen, Network, Slot, TensorSpec
+from secateur.axes.cost import Contraction, TensorSpec
+from secateur.axes.network import Axis, Frozen, Network, Slot
 from secateur.axes.sizes import (
     Attribute,
     Expression,
@@ -140,12 +141,13 @@ class _Classes:
         found: list[Frozen] = []
         for name, (_, dims) in self.run.tensors.items():
             for d, dim in enumerate(dims):
-                units = self._units(dim)
                 if isinstance(dim, Fixed):
                     continue
-                stays = np.ones(dim.shape[1], dtype=bool) if units is None else (units == CONSTANT).all(axis=0)
-                classes = self.solution.primitive[:, dim[0, stays]]
+                classes = np.concatenate([self.solution.primitive[:, row] for row in dim])
                 reasons = np.where(classes == CONSTANT, FREE, self.reason_of[classes]).max(axis=0)
+                units = self._units(dim)
+                stays = np.ones(dim.shape[1], dtype=bool) if units is None else (units == CONSTANT).all(axis=0)
+                reasons = reasons[stays | (reasons != FREE)]
                 counts = np.bincount(np.where(reasons == FREE, len(self.reasons) - 1, reasons))
                 for index in np.flatnonzero(counts):
                     reason = self.reasons[index]

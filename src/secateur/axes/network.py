@@ -4,13 +4,14 @@ Plain data: strings and integer arrays. A frontend fills it (`secateur.axes.buil
 a choice of units into a `Plan`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from secateur.axes.cost import Contraction, Cost, CostModel, TensorSpec
 from secateur.axes.labels import Integers
 from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
 from secateur.axes.sizes import SizeUse, count_kept, follow
@@ -51,12 +52,12 @@ class Axis:
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """Positions of one dim that must stay, and why.
+    """Positions of one dim that cannot go, alone or together with others, and why.
 
     Attributes:
         tensor: The parameter or buffer.
         dim: Which of its dims.
-        count: How many of the dim's positions.
+        count: How many of the dim's positions it holds.
         reason: Why, in words.
         where: The line of the user's code that decides it.
     """
@@ -66,45 +67,6 @@ class Frozen:
     count: int
     reason: str
     where: str
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """Shape and storage of a parameter or buffer."""
-
-    shape: tuple[int, ...]
-    itemsize: int
-    parameter: bool
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Contraction:
-    """One operator that multiplies and adds: it takes `factor` times the product of its dims' kept sizes multiply-adds.
-
-    Attributes:
-        factor: The product of the sizes that never change (batch, pixels, tokens, kernel).
-        dims: The dims that may shrink, as units `[factors, n]`.
-        where: The module and line it belongs to.
-    """
-
-    factor: int
-    dims: tuple[Integers, ...]
-    where: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What a network costs.
-
-    Attributes:
-        parameters: Numbers in its parameters; tied ones once.
-        macs: Multiply-adds of one run on the example inputs (one multiply-add counts 1), contractions only.
-        bytes: Bytes of parameters and buffers.
-    """
-
-    parameters: int
-    macs: int
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -169,8 +131,8 @@ class Network:
         return self._cost_model.cost(kept)
 
     @cached_property
-    def _cost_model(self) -> "_CostModel":
-        return _CostModel(self)
+    def _cost_model(self) -> CostModel:
+        return CostModel([axis.size for axis in self.axes], self.tensors, self.dims, self.contractions)
 
     def plan(self, kept: Mapping[str, ArrayLike]) -> Plan:
         """Turn a choice of units into a plan.
@@ -226,54 +188,3 @@ class Network:
         if all(positions is None for positions in kept):
             return None
         return TensorCut(name, self.tensors[name].shape, tuple(kept), tuple(self.spared.get(name, ())))
-
-
-class _CostModel:
-    """Costs as sums of products of counts: `factor * prod over dims of (sum over segments of positions * prod kept/size)`."""
-
-    def __init__(self, network: Network) -> None:
-        sizes = np.array([axis.size for axis in network.axes], dtype=np.int64)
-        self._axis_of = np.append(np.repeat(np.arange(len(sizes)), sizes), -1)
-        self._sizes = sizes
-        self._dims: list[list[tuple[int, tuple[int, ...]]]] = []
-        self._known: dict[int, int] = {}
-        self._tensors = [
-            (spec, [self._dim(d) if d is not None else n for d, n in zip(network.dims[name], spec.shape, strict=True)])
-            for name, spec in network.tensors.items()
-        ]
-        self._tensor_fixed = [[d is None for d in network.dims[name]] for name in network.tensors]
-        self._operations = [(c.factor, [self._dim(d) for d in c.dims]) for c in network.contractions]
-
-    def _dim(self, units: Integers) -> int:
-        if id(units) in self._known:
-            return self._known[id(units)]
-        axes = np.sort(self._axis_of[units], axis=0)
-        segments, positions = np.unique(axes, axis=1, return_counts=True)
-        self._dims.append(
-            [(int(n), tuple(int(a) for a in column if a >= 0)) for column, n in zip(segments.T, positions, strict=True)]
-        )
-        self._known[id(units)] = len(self._dims) - 1
-        return len(self._dims) - 1
-
-    def cost(self, kept: NDArray[np.int64]) -> Cost:
-        counts = [sum(self._segment(n, axes, kept) for n, axes in dim) for dim in self._dims]
-        parameters = total = 0
-        for (spec, dims), fixed in zip(self._tensors, self._tensor_fixed, strict=True):
-            numbers = _product(d if f else counts[d] for d, f in zip(dims, fixed, strict=True))
-            parameters += numbers if spec.parameter else 0
-            total += numbers * spec.itemsize
-        macs = sum(factor * _product(counts[d] for d in dims) for factor, dims in self._operations)
-        return Cost(parameters, macs, total)
-
-    def _segment(self, positions: int, axes: tuple[int, ...], kept: NDArray[np.int64]) -> int:
-        """Positions whose factors are units of `axes`: as many for each combination of units, since units are alike."""
-        for axis in axes:
-            positions = positions * int(kept[axis]) // int(self._sizes[axis])
-        return positions
-
-
-def _product(numbers: "Sequence[int] | object") -> int:
-    result = 1
-    for number in numbers:  # type: ignore[attr-defined]
-        result *= int(number)
-    return result

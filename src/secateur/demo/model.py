@@ -55,7 +55,7 @@ class ResidualNet(nn.Module):
 
     def __init__(self, classes: int = 10, width: int = 32):
         super().__init__()
-        self.stem = Convolution(1, width, kernel=3)
+        self.stem = Convolution(1, width, kernel=3, stride=2)
         self.stage1 = nn.Sequential(Block(width, width), Block(width, width))
         self.stage2 = nn.Sequential(Block(width, 2 * width, stride=2), Block(2 * width, 2 * width))
         self.pool = nn.AdaptiveAvgPool2d(1)

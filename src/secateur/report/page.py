@@ -91,8 +91,8 @@ def _write_whole(path: Path, text: str) -> None:
 
 
 def _typeset(text: str) -> str:
-    """A quantity that stays on one line, with a minus sign for a minus."""
-    return re.sub(f"^-(?=[\\d{INFINITY}])", MINUS, text).replace(" ", NO_BREAK_SPACE)
+    """A quantity that stays on one line, with minus signs for its minuses."""
+    return re.sub(f"(^|(?<=e))-(?=[\\d{INFINITY}])", MINUS, text).replace(" ", NO_BREAK_SPACE)
 
 
 def _moment(text: str) -> str:

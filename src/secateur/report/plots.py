@@ -20,6 +20,12 @@ Floats = NDArray[np.float64]
 MOST_STEP_NAMES = 24
 """So many steps are named beside the plot; of more, evenly spaced ones."""
 
+LONGEST_NAME = 26
+"""Longer names are cut in a plot; the table beside it has them whole."""
+
+ENDLESS = 1e100
+"""Scores of this size or more, and of its inverse or less, are not drawn."""
+
 LOG_RANGE = 50
 """From this ratio of the largest to the smallest score on, their axis is logarithmic."""
 
@@ -40,11 +46,17 @@ def cut(axis: AxisRecord) -> float | None:
     return middle if np.isfinite(middle) else None
 
 
+def drawable(axis: AxisRecord) -> NDArray[np.bool_]:
+    """Of which units the score has a place in a histogram: not those that are infinite, not a number, or near enough."""
+    sizes = np.abs(np.array(axis.scores, dtype=np.float64))
+    inside: NDArray[np.bool_] = (sizes == 0) | ((sizes > 1 / ENDLESS) & (sizes < ENDLESS))
+    return inside
+
+
 def scores_plot(axis: AxisRecord, name: str) -> Markup:
-    """A histogram of one axis' finite scores, those that stay on top of those that go."""
-    scores, stays = np.array(axis.scores, dtype=np.float64), _mask(axis)
-    finite = np.isfinite(scores)
-    scores, stays = scores[finite], stays[finite]
+    """A histogram of one axis' scores, those that stay on top of those that go."""
+    inside = drawable(axis)
+    scores, stays = np.array(axis.scores, dtype=np.float64)[inside], _mask(axis)[inside]
     threshold = cut(axis)
     with page_style():
         drawing = figure(300, 170)
@@ -78,18 +90,22 @@ def steps_plot(metric: str, unit: str, steps: Sequence[Step], name: str) -> Mark
         plot.plot(values, rows, color=COLOURS["kept"], marker="o", markersize=6)
         plot.plot(values[:1], rows[:1], "o", markersize=6, color=COLOURS["paper"], markeredgecolor=COLOURS["ink"])
         named = rows[:: -(-len(rows) // MOST_STEP_NAMES)]
-        plot.set_yticks(named, [steps[row].name for row in named])
+        plot.set_yticks(named, [_short(steps[row].name) for row in named])
         numbers = plot.secondary_yaxis("right")
-        numbers.set_yticks(named, [quantity(float(measured[row]), unit) for row in named])
+        numbers.set_yticks(named, [_short(quantity(float(measured[row]), unit)) for row in named])
         for side, place in ((plot, "left"), (numbers, "right")):
             side.spines[place].set_visible(False)
             side.tick_params(axis="y", length=0, labelcolor=COLOURS["ink"])
         plot.set_ylim(len(steps) - 0.5, -0.5)
         plot.margins(x=0.06)
         plot.xaxis.set_major_locator(MaxNLocator(4))
-        plot.set_xlabel(f"{metric} ({unit})" if unit else metric)
+        plot.set_xlabel(_short(f"{metric} ({unit})" if unit else metric))
         listed = "; ".join(f"{step.name}: {quantity(float(v), unit)}" for step, v in zip(steps, measured, strict=True))
         return inline(drawing, name, f"{metric} through the steps. {listed}.")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _mask(axis: AxisRecord) -> NDArray[np.bool_]:
@@ -126,7 +142,7 @@ def _edges(plot: Axes, scores: Floats, threshold: float | None) -> Floats:
     if not scores.size or scores.min() == scores.max():
         middle = float(scores[0]) if scores.size else 0.0
         return np.array([middle - 0.5, middle + 0.5])
-    logarithmic = scores.min() > 0 and scores.max() / scores.min() >= LOG_RANGE
+    logarithmic = scores.min() > 0 and scores.max() >= LOG_RANGE * scores.min()
     if logarithmic:
         plot.set_xscale("log")
         plot.xaxis.set_major_locator(LogLocator(numticks=4))

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from secateur.report import latency, silhouette
 from secateur.report.comparison import LatencyRecord, Times
-from secateur.report.plots import cut, scores_plot, steps_plot
+from secateur.report.plots import cut, drawable, scores_plot, steps_plot
 from secateur.report.quantity import ranges
 from secateur.report.record import AxisRecord, FrozenRecord, Proof, RunRecord, Step
 from secateur.report.silhouette import Silhouette
@@ -46,9 +46,9 @@ class ScoreView:
         return self.cut is None and len(self.axis.kept) < self.axis.size
 
     @property
-    def endless(self) -> int:
-        """How many scores are infinite or not a number, so that no histogram has a place for them."""
-        return sum(not math.isfinite(score) for score in self.axis.scores or ())
+    def undrawn(self) -> int:
+        """How many scores the histogram has no place for."""
+        return int((~drawable(self.axis)).sum())
 
 
 @dataclass(frozen=True, slots=True)

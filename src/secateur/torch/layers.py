@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from secateur.errors import PlanError
+
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "LSTMCell": 4, "GRUCell": 3, "RNNCell": 1}
 
 
@@ -42,6 +44,11 @@ def _refresh(module: nn.Module) -> None:
             module.hidden_size = module.weight_ih_l0.shape[0] // _GATES.get(module.mode.split("_")[0], 1)
             module.input_size = module.weight_ih_l0.shape[1]
             module.proj_size = 0 if projection is None else projection.shape[0]
+            if module.proj_size >= module.hidden_size:
+                raise PlanError(
+                    f"an LSTM's projection must be narrower than its cell, but the plan leaves {module.proj_size} and "
+                    f"{module.hidden_size}: torch cannot run that; keep more units of the cell or fewer of the projection"
+                )
         case nn.RNNCellBase():
             module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
         case _:
