@@ -19,6 +19,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"train", "targets"}),
     frozenset({"report"}),
     frozenset({"artefact"}),
+    frozenset({"account"}),
     frozenset({"prune"}),
     frozenset({"secateur"}),
     frozenset({"testing"}),

@@ -1,6 +1,6 @@
 """Run by test_commit.py in a process of its own: forks savers, kills them, and prints as JSON what they left behind.
 
-    python killed_savers.py everywhere|sometime|limit|together FOLDER
+    python killed_savers.py over-old|over-nothing|sometime|limit|together FOLDER
 
 A process of its own because a test runner has threads and may not fork.
 """

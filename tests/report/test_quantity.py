@@ -21,7 +21,8 @@ from secateur.report.quantity import comparison, measured, quantity, ranges, sha
         (272_474, "", "272 k"),
         (40_813_184, "", "40.8 M"),
         (70.6e9, "", "70.6 G"),
-        (0.91437, "", "0.914"),
+        (0.91437, "", "0.9144"),
+        (1e-9, "", "1e-09"),
         (1023, "B", "1023 B"),
         (1_101_384, "B", "1.05 MiB"),
         (91.337, "%", "91.34 %"),
@@ -57,7 +58,7 @@ def test_a_comparison_is_a_ratio_or_signed_points() -> None:
     assert comparison(Row("MACs", "", 40e6, 20e6, "lower")) == f"0.50{times}"
     assert comparison(Row("MACs", "", 1e6, 12_345, "lower")) == f"0.012{times}"
     assert comparison(Row("accuracy", "%", 92.58, 91.34, "higher", "difference")) == "-1.24 points"
-    assert comparison(Row("loss", "", 0.25, 0.5, "lower", "difference")) == "+0.250"
+    assert comparison(Row("loss", "", 0.25, 0.5, "lower", "difference")) == "+0.2500"
     assert comparison(Row("memory", "B", 1.0, None, "lower")) == "\N{EN DASH}"
 
 

@@ -143,7 +143,7 @@ def test_a_value_dependent_model_on_meta_is_refused_with_the_way_out() -> None:
 
     with torch.device("meta"):
         model = Branching()
-    with pytest.raises(CaptureError, match="looks at values while it runs .*to_empty"):
+    with pytest.raises(CaptureError, match=r"looks at values while it runs .*to_empty"):
         sc.trace(model, torch.empty(2, 4, device="meta"))
 
 
@@ -160,7 +160,9 @@ def test_verify_names_what_a_wrong_plan_does() -> None:
     model, inputs = Two(), torch.randn(2, 4)
     plan = sc.trace(model, inputs).plan({"first": [0, 1]})
     wrong = type(plan)(plan.axes, plan.tensors[:-1], plan.attributes)
-    with pytest.raises(VerificationError, match=r"cuts 'second.weight' to its whole shape, but its axes \['first'\] ask for \[3, 2\]"):
+    with pytest.raises(
+        VerificationError, match=r"cuts 'second.weight' to its whole shape, but its axes \['first'\] ask for \[3, 2\]"
+    ):
         sc.verify(model, wrong, inputs)
 
 
@@ -173,7 +175,9 @@ def test_the_widths_of_default_attention_stay_and_heads_can_go() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             batch, tokens, _ = x.shape
-            q, k, v = (layer(x).view(batch, tokens, self.heads, -1).transpose(1, 2) for layer in (self.q, self.k, self.v))
+            q, k, v = (
+                layer(x).view(batch, tokens, self.heads, -1).transpose(1, 2) for layer in (self.q, self.k, self.v)
+            )
             mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
             out: Tensor = self.last(mixed)
             return out

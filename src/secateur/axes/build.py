@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from secateur.axes.labels import CONSTANT, Dims, Fixed, Integers, Labels, Reason
 from secateur.axes.cost import Contraction, TensorSpec
+from secateur.axes.labels import CONSTANT, Dims, Fixed, Integers, Labels, Reason
 from secateur.axes.network import Axis, Frozen, Network, Slot
 from secateur.axes.sizes import (
     Attribute,
@@ -111,7 +111,9 @@ class _Classes:
         if isinstance(dim, Fixed):
             return None
         if id(dim) not in self._translated:
-            classes = np.concatenate([np.where(row == CONSTANT, CONSTANT, self.solution.primitive[:, row]) for row in dim])
+            classes = np.concatenate(
+                [np.where(row == CONSTANT, CONSTANT, self.solution.primitive[:, row]) for row in dim]
+            )
             units = self.unit_of[classes]
             for k in range(1, len(units)):
                 units[k][(units[:k] == units[k]).any(axis=0)] = CONSTANT

@@ -71,8 +71,7 @@ class CostModel:
         rows = [[self._dim(d) for d in dims[name] if d is not None] for name in tensors]
         rows += [[self._dim(d) for d in contraction.dims] for contraction in contractions]
         fixed = [
-            prod(n for n, d in zip(spec.shape, dims[name], strict=True) if d is None)
-            for name, spec in tensors.items()
+            prod(n for n, d in zip(spec.shape, dims[name], strict=True) if d is None) for name, spec in tensors.items()
         ]
         factors = [*fixed, *(contraction.factor for contraction in contractions)]
         self._products = _padded(rows, 0)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -141,7 +142,9 @@ class Plan:
         """
         try:
             return cls(
-                axes=tuple(AxisCut(str(a["name"]), int(a["size"]), _kept(a["kept"], int(a["size"]))) for a in data["axes"]),
+                axes=tuple(
+                    AxisCut(str(a["name"]), int(a["size"]), _kept(a["kept"], int(a["size"]))) for a in data["axes"]
+                ),
                 tensors=tuple(_tensor_cut(t) for t in data["tensors"]),
                 attributes=tuple(
                     AttributeChange(
@@ -166,7 +169,8 @@ def _chained(first: TensorCut | None, second: TensorCut | None) -> TensorCut:
         assert found is not None
         return found
     kept = tuple(
-        b if a is None else a if b is None else tuple(a[i] for i in b) for a, b in zip(first.kept, second.kept, strict=True)
+        b if a is None else a if b is None else tuple(a[i] for i in b)
+        for a, b in zip(first.kept, second.kept, strict=True)
     )
     return TensorCut(first.name, first.shape, kept, first.spared)
 
@@ -179,6 +183,6 @@ def _tensor_cut(data: Mapping[str, Any]) -> TensorCut:
 
 def _kept(positions: Any, size: int) -> tuple[int, ...]:
     kept = tuple(int(position) for position in positions)
-    if any(b <= a for a, b in zip(kept, kept[1:], strict=False)) or (kept and not 0 <= kept[0] <= kept[-1] < size):
+    if any(b <= a for a, b in pairwise(kept)) or (kept and not 0 <= kept[0] <= kept[-1] < size):
         raise ValueError(f"kept positions must be ascending and lie in 0..{size - 1}")
     return kept

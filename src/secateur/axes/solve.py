@@ -203,7 +203,8 @@ def _compacted(rows: Integers) -> Integers:
         rows[k][(rows[:k] == rows[k]).any(axis=0)] = CONSTANT
     used = (rows != CONSTANT).any(axis=1)
     used[0] = True
-    return rows[used]
+    kept: Integers = rows[used]
+    return kept
 
 
 def _rows(factors: Integers) -> list[Integers]:

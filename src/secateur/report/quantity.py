@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 
 from secateur.report.comparison import Row
 
@@ -34,6 +35,8 @@ def quantity(value: float | None, unit: str = "") -> str:
         return f"{value:.2f} {unit}"
     if unit == "" and abs(value) >= 1000:
         return _scaled(value, 1000, ("", " k", " M", " G", " T"))
+    if unit == "" and abs(value) < 1:
+        return _significant(value, digits=4)  # so that an accuracy of 0.9258 is told from one of 0.9261
     return f"{_significant(value)} {unit}".rstrip()
 
 
@@ -93,15 +96,10 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
-    first = last = None
-    for number in numbers:
-        if first is None or last is None or number != last + 1:
-            if first is not None and last is not None:
-                yield first, last
-            first = number
-        last = number
-    if first is not None and last is not None:
-        yield first, last
+    """First and last of each run; within a run, a number less its place in the list is the same."""
+    for _, run in groupby(enumerate(numbers), key=lambda placed: placed[1] - placed[0]):
+        members = [number for _, number in run]
+        yield members[0], members[-1]
 
 
 def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
@@ -112,11 +110,11 @@ def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
     return f"{_significant(value)}{units[power]}"
 
 
-def _significant(value: float) -> str:
-    """Three digits, more for whole numbers; without an exponent where that can be read."""
+def _significant(value: float, digits: int = 3) -> str:
+    """So many digits, more for whole numbers; without an exponent where that can be read."""
     if value == int(value) and abs(value) < 10_000:
         return str(int(value))
-    short = f"{value:.3g}"
+    short = f"{value:.{digits}g}"
     if 1e-3 <= abs(value) < 1e6:
-        return f"{value:.{max(0, 2 - math.floor(math.log10(abs(float(short)))))}f}"
+        return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(float(short)))))}f}"
     return short

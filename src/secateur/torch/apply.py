@@ -140,10 +140,9 @@ def cut_tensor(tensor: Tensor, cut: TensorCut) -> Tensor:
     for d, kept in enumerate(cut.kept):
         if kept is not None:
             result = result.index_select(d, torch.tensor(kept, dtype=torch.int64, device=tensor.device))
-    for layout in (torch.channels_last, torch.channels_last_3d):
-        dense = tensor.is_contiguous(memory_format=torch.contiguous_format)
-        if tensor.ndim == (4 if layout is torch.channels_last else 5) and not dense and tensor.is_contiguous(memory_format=layout):
-            return result.contiguous(memory_format=layout)
+    layout = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    if layout is not None and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=layout):
+        return result.contiguous(memory_format=layout)
     return result.contiguous()
 
 
@@ -170,7 +169,9 @@ def set_attributes(model: nn.Module, plan: Plan) -> None:
             value = vars(module)[change.name]
         except (AttributeError, KeyError) as error:
             where = f"{change.module}.{change.name}".lstrip(".")
-            raise ModelError(f"the plan sets {where}, which {type(model).__name__} does not have; it is for another model") from error
+            raise ModelError(
+                f"the plan sets {where}, which {type(model).__name__} does not have; it is for another model"
+            ) from error
         if change.index is None:
             vars(module)[change.name] = change.new
         else:
@@ -184,7 +185,9 @@ def _cuts_by_tensor(model: nn.Module, plan: Plan) -> dict[int, TensorCut]:
     state, cuts = state_of(model), {}
     for cut in plan.tensors:
         if cut.name not in state:
-            raise ModelError(f"the plan cuts {cut.name!r}, which {type(model).__name__} does not have; it is for another model")
+            raise ModelError(
+                f"the plan cuts {cut.name!r}, which {type(model).__name__} does not have; it is for another model"
+            )
         if tuple(state[cut.name].shape) != cut.shape:
             raise ModelError(
                 f"the plan is for {cut.name!r} of shape {list(cut.shape)}, but this {type(model).__name__} has "
@@ -228,6 +231,8 @@ def _repoint(optimizer: torch.optim.Optimizer, replaced: Mapping[int, Tensor], c
             if state is not None:
                 cut = cuts.get(id(old))
                 optimizer.state[new] = {
-                    name: cut_tensor(value, cut) if cut is not None and isinstance(value, Tensor) and value.ndim else value
+                    name: cut_tensor(value, cut)
+                    if cut is not None and isinstance(value, Tensor) and value.ndim
+                    else value
                     for name, value in state.items()
                 }

@@ -22,8 +22,7 @@ class OpenMultiheadAttention(nn.MultiheadAttention):
 
     scale: float
 
-
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         key: Tensor,
@@ -35,6 +34,8 @@ class OpenMultiheadAttention(nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """As `nn.MultiheadAttention.forward`."""
+        if is_causal and attn_mask is None:
+            raise ValueError("is_causal is a hint about attn_mask, as in nn.MultiheadAttention; pass the mask too")
         batched = query.dim() == 3
         if not batched:
             query, key, value = query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0)
@@ -44,7 +45,7 @@ class OpenMultiheadAttention(nn.MultiheadAttention):
         q, k, v = self._projected(query, key, value)
         k, v, added = self._extended(k, v)
         scores = (self._by_head(q) * self.scale) @ self._by_head(k).transpose(-2, -1)
-        bias = self._bias(attn_mask, key_padding_mask, q, k.shape[1], added)
+        bias = self._bias(attn_mask, key_padding_mask, q, added)
         weights = torch.softmax(scores if bias is None else scores + bias, dim=-1)
         mixed = F.dropout(weights, self.dropout, self.training) @ self._by_head(v)
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))
@@ -55,11 +56,10 @@ class OpenMultiheadAttention(nn.MultiheadAttention):
         return out, shown if batched else shown.squeeze(0)
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        if self.in_proj_weight is not None:
-            weights: tuple[Tensor, ...] = self.in_proj_weight.chunk(3)
-        else:
-            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        fused: Tensor | None = self.in_proj_weight
+        bias: Tensor | None = self.in_proj_bias
+        biases = (None, None, None) if bias is None else bias.chunk(3)
+        weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight) if fused is None else fused.chunk(3)
         q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
         return q, k, v
 
@@ -79,7 +79,7 @@ class OpenMultiheadAttention(nn.MultiheadAttention):
     def _by_head(self, x: Tensor) -> Tensor:
         return x.reshape(x.shape[0], x.shape[1], self.num_heads, -1).transpose(1, 2)
 
-    def _bias(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, keys: int, added: int) -> Tensor | None:
+    def _bias(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor, added: int) -> Tensor | None:
         """Both masks as one number to add to the scores `[batch, heads, queries, keys]`."""
         bias = None
         for mask, is_attention in ((attn_mask, True), (key_padding_mask, False)):
@@ -91,7 +91,7 @@ class OpenMultiheadAttention(nn.MultiheadAttention):
             if not is_attention:
                 mask = mask[:, None, None, :]
             elif mask.dim() == 3:
-                mask = mask.unflatten(0, (-1, self.num_heads))
+                mask = mask.reshape(-1, self.num_heads, *mask.shape[1:])
             bias = mask if bias is None else bias + mask
         return bias
 

@@ -65,7 +65,7 @@ def trace(model: nn.Module, example_inputs: Inputs) -> TracedNetwork:
         raise DataError(f"example_inputs holds no tensor: {type(example_inputs).__name__}; pass what model(...) takes")
     try:
         network = _watch(model, example_inputs, meta=True)
-    except _NeedsValues as reason:
+    except _NeedsValuesError as reason:
         if any(tensor.is_meta for tensor in _state(model).values()):
             raise CaptureError(
                 f"{type(model).__name__} looks at values while it runs ({reason}), but its parameters are on the meta device; "
@@ -76,7 +76,7 @@ def trace(model: nn.Module, example_inputs: Inputs) -> TracedNetwork:
     return TracedNetwork(**parts, model=model, inputs=example_inputs)
 
 
-class _NeedsValues(Exception):
+class _NeedsValuesError(Exception):
     """The run on meta tensors failed: probably because the code looked at a value."""
 
 
@@ -111,7 +111,7 @@ def _run(model: nn.Module, inputs: Inputs, watch: "_Watch") -> Any:
             return call(model, inputs)
     except Exception as error:
         if watch.values is not None:
-            raise _NeedsValues(f"{type(error).__name__}: {error}") from error
+            raise _NeedsValuesError(f"{type(error).__name__}: {error}") from error
         raise CaptureError(
             f"{type(model).__name__} cannot run on these example inputs: {type(error).__name__}: {error} ({line_of(error)}); "
             "check that model(example_inputs) works in eval mode"
@@ -127,11 +127,11 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
     return model(inputs)
 
 
-class _Watch(TorchDispatchMode):
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Shows the recorder each operator as it passes."""
 
     def __init__(self, recorder: Recorder, values: KnownValues | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.recorder, self.values = recorder, values
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

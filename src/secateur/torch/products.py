@@ -4,7 +4,7 @@ They are recognised as ATen operators whose weight is a parameter, or a view of 
 calls, packed projections cut by `chunk`, and weights stored as `[in, out]` count like torch's layers.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 

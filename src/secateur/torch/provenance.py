@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -15,11 +16,15 @@ from torch.overrides import TorchFunctionMode
 from secateur.axes import Attribute, Dims, Expression, Integers, Operation, Width
 
 TAKES_SIZES = frozenset(
-    "view reshape expand broadcast_to unflatten zeros ones full empty rand randn new_zeros new_ones new_full new_empty split "
-    "split_with_sizes narrow __getitem__ __setitem__ repeat tile layer_norm rms_norm group_norm conv1d conv2d conv3d "
-    "conv_transpose1d conv_transpose2d conv_transpose3d unsafe_split as_strided zero_pad".split()
+    (  # noqa: SIM905 - names, read as prose
+        "view reshape expand broadcast_to unflatten zeros ones full empty rand randn new_zeros new_ones new_full "
+        "new_empty split split_with_sizes narrow __getitem__ __setitem__ repeat tile layer_norm rms_norm group_norm "
+        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d unsafe_split as_strided zero_pad"
+    ).split()
 )
 """Functions whose integer arguments are sizes that the caller chose; all others compute theirs from the tensors."""
+
+_SHAPE: Any = Tensor.shape.__get__  # type: ignore[attr-defined]
 
 Observer = Callable[[Expression], None]
 
@@ -88,7 +93,7 @@ class Size(int):
         return float(int(self))
 
     def __eq__(self, other: object) -> bool:
-        equal = int.__eq__(self, other)  # type: ignore[arg-type]
+        equal = int.__eq__(self, other)
         if equal is True and isinstance(other, Size):
             self.tracker.compared_equal(self.expression, other.expression)
         return equal is True
@@ -180,7 +185,7 @@ class WatchSizes(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name == "__get__" and func == Tensor.shape.__get__:  # type: ignore[attr-defined]
+        if name == "__get__" and func == _SHAPE:
             return self._tagged(args[0], func(*args))
         if name == "size":
             result = func(*args, **kwargs)
@@ -202,15 +207,13 @@ class WatchSizes(TorchFunctionMode):
         return self._size(value, self.dims_of(args[0])[int(index)])
 
     def _size(self, value: int, dim: object) -> int:
-        import numpy as np
-
         return Size(value, Width(dim), self.tracker) if isinstance(dim, np.ndarray) else value
 
 
 def _numbers(values: Any) -> Iterator[int]:
     """All integers in nested arguments, in order."""
     for value in values:
-        if isinstance(value, bool) or isinstance(value, Tensor):
+        if isinstance(value, (bool, Tensor)):
             continue
         if isinstance(value, int):
             yield value

@@ -160,7 +160,8 @@ class Recorder:
         if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
             query = kwargs["query"] if "query" in kwargs else args[0]
             self.labels.freeze(
-                self.dims(query)[-1], self.reason("attention's default scale depends on this width; pass scale= to free it")
+                self.dims(query)[-1],
+                self.reason("attention's default scale depends on this width; pass scale= to free it"),
             )
 
 

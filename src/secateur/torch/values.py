@@ -1,8 +1,8 @@
 """Real values of small tensors during a run on the meta device.
 
-Models ask constants and small inputs for their values (is this mask all ones? do the positions restart?). Where a tensor follows from
-constants and integer inputs alone, the same operator runs on their real values too, so that such questions have an answer
-without running the model on real data.
+Models ask constants and small inputs for their values (is this mask all ones? do the positions restart?). Where a tensor
+follows from constants and integer inputs alone, the same operator runs on their real values too, so that such questions have
+an answer without running the model on real data.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,9 @@ LIMIT = 1 << 16
 """Tensors with more elements are not followed."""
 
 _NEEDS_VALUES = frozenset(
-    "_local_scalar_dense equal nonzero masked_select unique_consecutive _unique2 unique_dim bincount is_nonzero".split()
+    (  # noqa: SIM905 - names, read as prose
+        "_local_scalar_dense equal nonzero masked_select unique_consecutive _unique2 unique_dim bincount is_nonzero"
+    ).split()
 )
 
 
@@ -54,11 +56,12 @@ class KnownValues:
                 self._real[id(meta)] = (meta, value)
 
     def _on_real(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: self._real[id(tensor)][1], (args, dict(kwargs)))
-        if kwargs.get("device") is not None:
-            kwargs["device"] = torch.device("cpu")
+        real: tuple[tuple[Any, ...], dict[str, Any]]
+        real = pytree.tree_map_only(Tensor, lambda tensor: self._real[id(tensor)][1], (args, dict(kwargs)))
+        if real[1].get("device") is not None:
+            real[1]["device"] = torch.device("cpu")
         with torch._C.DisableTorchFunction():
-            return func(*args, **kwargs)
+            return func(*real[0], **real[1])
 
     def _stand_in(self, real: Tensor) -> Tensor:
         meta = torch.empty_like(real, device="meta")

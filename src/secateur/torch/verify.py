@@ -84,7 +84,9 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Inputs, *, seed: int = 
     return Proof(permutation, difference, tolerance, str(dtype).removeprefix("torch."), shapes)
 
 
-def permutation_error(model: nn.Module, network: Network, inputs: Inputs, seed: int = 0, only: Axis | None = None) -> float:
+def permutation_error(
+    model: nn.Module, network: Network, inputs: Inputs, seed: int = 0, only: Axis | None = None
+) -> float:
     """How much the output changes when the axes (or `only` one) are permuted at random in all their slots."""
     generator = np.random.default_rng(seed)
     order = np.arange(network.unit_count)
@@ -133,7 +135,7 @@ def zero_is_prune_error(model: nn.Module, network: TracedNetwork | Network, plan
 
 
 def difference(left: Any, right: Any) -> float:
-    """max |a - b| / max |a| over all tensors of two outputs; infinite where their shapes differ."""
+    """Max |a - b| / max |a| over all tensors of two outputs; infinite where their shapes differ."""
     ours = [leaf for leaf in pytree.tree_leaves(left) if isinstance(leaf, Tensor)]
     theirs = [leaf for leaf in pytree.tree_leaves(right) if isinstance(leaf, Tensor)]
     worst = 0.0
@@ -179,7 +181,9 @@ def _check_shapes(small: nn.Module, plan: Plan) -> None:
     state = state_of(small)
     for cut in plan.tensors:
         if tuple(state[cut.name].shape) != cut.shape_after:
-            raise VerificationError(f"{cut.name!r} came out as {list(state[cut.name].shape)}, predicted {list(cut.shape_after)}")
+            raise VerificationError(
+                f"{cut.name!r} came out as {list(state[cut.name].shape)}, predicted {list(cut.shape_after)}"
+            )
 
 
 def _in_float64(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, torch.dtype]:
@@ -188,7 +192,6 @@ def _in_float64(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, to
     Parameters that are all zero (a last layer or a residual scale at initialisation) would hide what lies before them; the proof
     must hold for any weights, so they get random ones.
     """
-
     generator = torch.Generator().manual_seed(0)
 
     def widened(value: Tensor) -> Tensor:
@@ -210,17 +213,21 @@ def _in_float64(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, to
     return wide, wide_inputs, precision.lowest
 
 
-class _Precision(TorchDispatchMode):
+class _Precision(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the coarsest floating type that a run computes in: some models cast to float32 by themselves."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.lowest = torch.float64
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for leaf in pytree.tree_leaves(out):
-            if isinstance(leaf, Tensor) and leaf.numel() > 1 and TOLERANCE.get(leaf.dtype, 0.0) > TOLERANCE[self.lowest]:
+            if (
+                isinstance(leaf, Tensor)
+                and leaf.numel() > 1
+                and TOLERANCE.get(leaf.dtype, 0.0) > TOLERANCE[self.lowest]
+            ):
                 self.lowest = leaf.dtype
         return out
 
@@ -240,9 +247,13 @@ def _run(model: nn.Module, inputs: Inputs, what: str) -> Any:
             module.training = training
 
 
-def _blame_permutation(model: nn.Module, network: Network, inputs: Inputs, seed: int, error: float, tolerance: float) -> str:
+def _blame_permutation(
+    model: nn.Module, network: Network, inputs: Inputs, seed: int, error: float, tolerance: float
+) -> str:
     """Name the axis whose permutation changes the output."""
-    return _blame(network, lambda axis: permutation_error(model, network, inputs, seed, axis), "permuting", error, tolerance)
+    return _blame(
+        network, lambda axis: permutation_error(model, network, inputs, seed, axis), "permuting", error, tolerance
+    )
 
 
 def _blame_plan(model: nn.Module, network: Network, plan: Plan, inputs: Inputs, error: float, tolerance: float) -> str:

@@ -89,15 +89,15 @@ def convolution(
     groups: int,
     **_: Any,
 ) -> Dims:
-    """Convolution of any rank, grouped and transposed. Input `[n, groups * i, ...]`; weight `[groups * o, i, ...]`, or
-    `[groups * i, o, ...]` where transposed.
-    """
+    """Any rank: input `[n, groups * i, ...]`, weight `[groups * o, i, ...]`, or `[groups * i, o, ...]` if transposed."""
     x, w, labels = recorder.dims(input), recorder.dims(weight), recorder.labels
     for dim in (*x[2:], *w[2:]):
         labels.freeze(dim, recorder.reason("the window of a convolution"))
     groups_dim, first, second = _by_group(recorder, w, weight, groups)
     ins, outs = (first, second) if transposed else (second, first)
-    whole = labels.reshape((groups_dim, ins), (groups, _size(input, groups)), (input.shape[1],), recorder.reason("grouped"))
+    whole = labels.reshape(
+        (groups_dim, ins), (groups, _size(input, groups)), (input.shape[1],), recorder.reason("grouped")
+    )
     labels.tie(x[1], whole[0], recorder.reason("tied"))
     _mark_sum(recorder, ins, input, weight)
     channels = w[0]

@@ -9,7 +9,8 @@ from secateur.torch.recorder import CONSTANT, Recorder
 from secateur.torch.rules.registry import rule
 
 
-@rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "zeros.names", "empty_strided", "new_empty_strided")
+@rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "zeros.names")
+@rule("empty_strided", "new_empty_strided")
 def uniform(recorder: Recorder, out: Tensor, size: list[int] | None = None, **_: Any) -> Dims:
     """The same number everywhere: each position is as good as another."""
     dims: list[Dim] = []
@@ -20,13 +21,16 @@ def uniform(recorder: Recorder, out: Tensor, size: list[int] | None = None, **_:
     return tuple(dims)
 
 
-@rule("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli", "native_dropout_mask")
+@rule(
+    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli", "native_dropout_mask"
+)
 def like(recorder: Recorder, out: Tensor, input: Tensor, **_: Any) -> Dims:
     """As many positions as the model, for the same units."""
     return recorder.dims(input)
 
 
-@rule("arange", "linspace", "logspace", "eye", "rand", "randn", "randint", "randperm", "tril_indices", "triu_indices", "scalar_tensor")
+@rule("arange", "linspace", "logspace", "eye", "rand", "randn", "randint", "randperm", "tril_indices")
+@rule("triu_indices", "scalar_tensor")
 def distinct(recorder: Recorder, out: Tensor, **_: Any) -> Dims:
     """Numbers that differ from position to position."""
     return tuple(CONSTANT for _ in out.shape)

@@ -1,5 +1,6 @@
 """Lookups: what is addressed by an index must stay in place; the other dims of the table pass through."""
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -38,11 +39,11 @@ def index(recorder: Recorder, out: Tensor, input: Tensor, indices: list[Tensor |
     recorder.freeze_all([i for i in indices if i is not None], "positions of an index")
     passing = [d for d in range(input.ndim) if not any(start <= d < stop for start, stop in spans)]
     rank = out.ndim - len(passing)
-    adjacent = all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False))
+    adjacent = all(a[1] == b[0] for a, b in pairwise(spans))
     position = sum(d < spans[0][0] for d in passing) if spans and adjacent else 0
     new: list[Dim] = [Fixed(reason)] * rank
     kept: list[Dim] = [dims[d] for d in passing]
-    return tuple([*kept[:position], *new, *kept[position:]])
+    return (*kept[:position], *new, *kept[position:])
 
 
 def _spans(indices: list[Tensor | None]) -> list[tuple[int, int]]:
@@ -77,7 +78,9 @@ def along_dim(recorder: Recorder, out: Tensor, input: Tensor, dim: int, index: T
 
 
 @rule("index_put", "_index_put_impl", "_unsafe_index_put")
-def index_put(recorder: Recorder, out: Tensor, input: Tensor, indices: list[Tensor | None], values: Tensor, **_: Any) -> Dims:
+def index_put(
+    recorder: Recorder, out: Tensor, input: Tensor, indices: list[Tensor | None], values: Tensor, **_: Any
+) -> Dims:
     """Writes at an index: the indexed dims stay; the values stand for the dims that pass."""
     dims, reason = recorder.dims(input), recorder.reason("written by index")
     spans = _spans(indices)

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from secateur.axes import ONE, Dim, Dims, Fixed, Integers
 from secateur.torch.recorder import Recorder
-from secateur.torch.rules.registry import fixed_dims, rule
+from secateur.torch.rules.registry import Result, fixed_dims, rule
 
 _CHUNKS = frozenset({"chunk", "unsafe_chunk", "tensor_split", "lstm", "gru", "lstm_cell", "gru_cell"})
 
 
-@rule("clone", "alias", "detach", "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "to", "positive", "conj", "_conj", "resolve_conj", "resolve_neg", "flip", "view_as_real_copy", "bernoulli_p", "alpha_dropout", "feature_dropout")
+@rule("clone", "alias", "detach", "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "to", "positive")
+@rule("conj", "_conj", "resolve_conj", "resolve_neg", "flip", "view_as_real_copy", "bernoulli_p", "alpha_dropout")
+@rule("feature_dropout")
 def same(recorder: Recorder, out: Tensor, input: Tensor, dims: Sequence[int] = (), **_: Any) -> Dims:
     """The same positions; a flip reverses them."""
     found = list(recorder.dims(input))
@@ -110,7 +112,14 @@ def unbind(recorder: Recorder, out: Sequence[Tensor], input: Tensor, dim: int = 
 
 @rule("slice", "slice_copy", "narrow")
 def slice_(
-    recorder: Recorder, out: Tensor, input: Tensor, dim: int = 0, start: int | None = None, end: int | None = None, step: int = 1, **a: Any
+    recorder: Recorder,
+    out: Tensor,
+    input: Tensor,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+    **a: Any,
 ) -> Dims:
     """A run of positions: the bounds must follow when positions before them go."""
     dims, n = list(recorder.dims(input)), input.shape[dim]
@@ -141,10 +150,12 @@ def _bound(recorder: Recorder, given: int, dim: Integers, position: int) -> None
 
 
 @rule("split", "unsafe_split", "split_copy")
-def split(recorder: Recorder, out: Sequence[Tensor], input: Tensor, split_size: int, dim: int = 0, **_: Any) -> list[Dims]:
+def split(
+    recorder: Recorder, out: Sequence[Tensor], input: Tensor, split_size: int | list[int], dim: int = 0, **_: Any
+) -> Result:
     """Parts of one size: they must stay equal, so what stands at the same place of each part goes together."""
-    if isinstance(split_size, (list, tuple)):
-        return split_with_sizes(recorder, out, input, list(split_size), dim)
+    if not isinstance(split_size, int):
+        return split_with_sizes(recorder, out, input, split_size, dim)
     parts = _parts(recorder, input, [t.shape[dim] for t in out], dim)
     _equal_parts(recorder, parts)
     if recorder.sizes.name not in _CHUNKS:
@@ -153,7 +164,9 @@ def split(recorder: Recorder, out: Sequence[Tensor], input: Tensor, split_size: 
 
 
 @rule("split_with_sizes", "unsafe_split_with_sizes", "split_with_sizes_copy")
-def split_with_sizes(recorder: Recorder, out: Sequence[Tensor], input: Tensor, split_sizes: list[int], dim: int = 0, **_: Any) -> list[Dims]:
+def split_with_sizes(
+    recorder: Recorder, out: Sequence[Tensor], input: Tensor, split_sizes: list[int], dim: int = 0, **_: Any
+) -> list[Dims]:
     """Parts of given sizes: each must follow; parts whose size is one and the same expression stay equal."""
     parts = _parts(recorder, input, [t.shape[dim] for t in out], dim)
     seen: dict[Any, Dim] = {}
@@ -258,11 +271,16 @@ def pad(recorder: Recorder, out: Tensor, input: Tensor, pad: list[int], **_: Any
     return tuple(found)
 
 
-@rule("reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d", "replication_pad3d")
-@rule("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool1d", "max_pool2d", "max_pool3d")
-@rule("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "fractional_max_pool2d")
-@rule("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d")
-@rule("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "grid_sampler_2d", "grid_sampler_3d", "max_unpool2d")
+@rule("reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d")
+@rule("replication_pad3d")
+@rule("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool1d")
+@rule("max_pool2d", "max_pool3d")
+@rule("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d")
+@rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "fractional_max_pool2d")
+@rule("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d")
+@rule("_upsample_nearest_exact2d", "_upsample_nearest_exact3d")
+@rule("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d")
+@rule("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "grid_sampler_2d", "grid_sampler_3d", "max_unpool2d")
 def image(recorder: Recorder, out: Any, input: Tensor, **_: Any) -> Any:
     """Windows over the image axes, each channel by itself."""
     outs = [out] if isinstance(out, Tensor) else list(out)
@@ -302,7 +320,9 @@ def pixel_unshuffle(recorder: Recorder, out: Tensor, input: Tensor, downscale_fa
 def channel_shuffle(recorder: Recorder, out: Tensor, input: Tensor, groups: int, **_: Any) -> Dims:
     """Channels seen as (groups, rest), transposed."""
     dims = recorder.dims(input)
-    group, rest = recorder.labels.split_square(dims[1], (groups, input.shape[1] // groups), recorder.reason("a channel shuffle"))
+    group, rest = recorder.labels.split_square(
+        dims[1], (groups, input.shape[1] // groups), recorder.reason("a channel shuffle")
+    )
     recorder.labels.freeze(group, recorder.reason("the number of groups of a channel shuffle"))
     shape = (input.shape[1] // groups, groups)
     merged = recorder.labels.reshape((rest, group), shape, (input.shape[1],), recorder.reason("a channel shuffle"))

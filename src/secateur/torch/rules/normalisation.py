@@ -9,15 +9,8 @@ from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import rule
 
 
-@rule(
-    "native_batch_norm",
-    "_native_batch_norm_legit",
-    "_native_batch_norm_legit_no_training",
-    "_batch_norm_with_update",
-    "_batch_norm_no_update",
-    "cudnn_batch_norm",
-    "batch_norm",
-)
+@rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training")
+@rule("_batch_norm_with_update", "_batch_norm_no_update", "cudnn_batch_norm", "batch_norm")
 def batch_norm(
     recorder: Recorder, out: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None, **arguments: Any
 ) -> list[Dims]:
@@ -34,7 +27,12 @@ def batch_norm(
 
 @rule("native_layer_norm", "layer_norm", "_fused_rms_norm", "rms_norm")
 def layer_norm(
-    recorder: Recorder, out: Any, input: Tensor, normalized_shape: list[int], weight: Tensor | None = None, **arguments: Any
+    recorder: Recorder,
+    out: Any,
+    input: Tensor,
+    normalized_shape: list[int],
+    weight: Tensor | None = None,
+    **arguments: Any,
 ) -> list[Dims]:
     """A statistic over the last dims; weight and bias have their shape."""
     dims = recorder.dims(input)
@@ -52,7 +50,9 @@ def layer_norm(
 
 
 @rule("native_group_norm", "group_norm")
-def group_norm(recorder: Recorder, out: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None, **a: Any) -> list[Dims]:
+def group_norm(
+    recorder: Recorder, out: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None, **a: Any
+) -> list[Dims]:
     """Input `[n, groups * i, ...]`: a statistic within each group, so groups must stay equally large."""
     dims, groups = recorder.dims(input), int(a["group"] if "group" in a else a["num_groups"])
     within = dims[1]
@@ -80,7 +80,7 @@ def softmax(recorder: Recorder, out: Tensor, input: Tensor, dim: int, **_: Any) 
 
 @rule("_weight_norm_interface")
 def weight_norm(recorder: Recorder, out: Any, v: Tensor, g: Tensor, dim: int = 0, **_: Any) -> list[Dims]:
-    """`g * v / |v|`, with the norm over all dims of `v` but `dim`. Masked positions of `v` are zero, so they add nothing to it."""
+    """`g * v / |v|`, with the norm over all dims of `v` but `dim`; masked positions of `v` are zero and add nothing."""
     dims = recorder.dims(v)
     recorder.result_zero = recorder.zero(g)
     recorder.spare(v, dim)

@@ -34,7 +34,9 @@ def gated(recorder: Recorder, out: Tensor, input: Tensor, dim: int = -1, **_: An
     dims, half = list(recorder.dims(input)), out.shape[dim]
     whole = dims[dim]
     first = recorder.labels.take(whole, np.arange(half))
-    dims[dim] = recorder.labels.tie(first, recorder.labels.take(whole, np.arange(half, 2 * half)), recorder.reason("tied"))
+    dims[dim] = recorder.labels.tie(
+        first, recorder.labels.take(whole, np.arange(half, 2 * half)), recorder.reason("tied")
+    )
     return tuple(dims)
 
 

@@ -27,7 +27,8 @@ def statistic(recorder: Recorder, out: Any, input: Tensor, **arguments: Any) -> 
     return along(recorder, out, input, **arguments)
 
 
-@rule("max", "min", "argmax", "argmin", "sort", "topk", "kthvalue", "mode", "cumsum", "cumprod", "logcumsumexp", "cummax", "cummin")
+@rule("max", "min", "argmax", "argmin", "sort", "topk", "kthvalue", "mode", "cumsum", "cumprod", "logcumsumexp")
+@rule("cummax", "cummin")
 @rule("var_mean", "std_mean", "diff", "_fft_c2c", "_fft_r2c", "_fft_c2r", "trapezoid")
 def along(recorder: Recorder, out: Any, input: Tensor, dim: Any = None, **arguments: Any) -> Result:
     """The result depends on the order of the positions along `dim`: they must stay. Other dims pass through."""

@@ -13,7 +13,11 @@ from secateur.torch.recorder import CONSTANT, Recorder
 Result = Dims | list[Dims] | None
 Rule = Callable[..., Result]
 
-_UNTAGGED = frozenset("hardswish _prelu_kernel log_sigmoid_forward rrelu_with_noise floor_divide polar complex real imag".split())
+_UNTAGGED = frozenset(
+    (  # noqa: SIM905 - names, read as prose
+        "hardswish _prelu_kernel log_sigmoid_forward rrelu_with_noise floor_divide polar complex real imag"
+    ).split()
+)
 """Element-wise operators that torch 2.13 does not tag as such."""
 
 RULES: dict[str, Rule] = {}
@@ -76,15 +80,14 @@ def _bound(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
 
 
 def _learn(recorder: Recorder, out: Any, result: Result, zero: bool) -> None:
-    if isinstance(out, Tensor):
-        if result is None:
-            return
-        assert isinstance(result, tuple)
-        _learn_one(recorder, out, result, zero)
-    elif isinstance(out, (tuple, list)) and isinstance(result, list):
-        for tensor, dims in zip(out, result, strict=False):
-            if isinstance(tensor, Tensor):
-                _learn_one(recorder, tensor, dims, zero)
+    """Remember the dims of one result or several."""
+    if result is None:
+        return
+    outs = [out] if isinstance(out, Tensor) else list(out)
+    results = result if isinstance(result, list) else [result]
+    for tensor, dims in zip(outs, results, strict=False):
+        if isinstance(tensor, Tensor):
+            _learn_one(recorder, tensor, dims, zero)
 
 
 def _learn_one(recorder: Recorder, tensor: Tensor, dims: Dims, zero: bool) -> None:

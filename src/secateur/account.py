@@ -1,0 +1,220 @@
+"""Keeps account of a run while it goes on, and turns it into the record that the report is drawn from."""
+
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from secateur.allocate import Budget
+from secateur.axes import Cost, Network, Plan, Scores
+from secateur.errors import DataError
+from secateur.report import AxisRecord, FrozenRecord, Goal, LatencyRecord, Machine, Reproduction, Row, RunRecord, Step
+from secateur.report import Proof as ProofRecord
+from secateur.targets import Measurement
+from secateur.torch import Proof
+from secateur.train.protocol import Step as TrainingStep
+
+Progress = Callable[[str, int, int], None]
+"""Called as `progress(stage, done, total)`."""
+
+
+@dataclass(slots=True)
+class Run:
+    """What happens in one run.
+
+    Attributes:
+        name: What the model is called.
+        seed: For everything random.
+        evaluate: The caller's measure of a model, or None.
+        progress: The caller's callback, or None.
+        steps: The metrics after each step so far.
+    """
+
+    name: str
+    seed: int
+    evaluate: Callable[[nn.Module], float | Mapping[str, float]] | None = None
+    progress: Progress | None = None
+    steps: list[Step] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Tell the caller that a stage begins, and that it is done."""
+        if self.progress is not None:
+            self.progress(name, 0, 1)
+        yield
+        if self.progress is not None:
+            self.progress(name, 1, 1)
+
+    def training(self, step: TrainingStep) -> None:
+        """Tell the caller how far the recovery is."""
+        if self.progress is not None and step.steps is not None:
+            self.progress("recover", step.step, step.steps)
+
+    def evaluated(self, step: str, model: nn.Module) -> None:
+        """Evaluate the model after a step, in eval mode, with its modes put back."""
+        if self.evaluate is None:
+            return
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()
+        try:
+            with self.stage("evaluate"), torch.no_grad():
+                metrics = self.evaluate(model)
+        finally:
+            for module, training in modes:
+                module.training = training
+        found = metrics if isinstance(metrics, Mapping) else {"accuracy": metrics}
+        try:
+            self.steps.append(Step(step, {str(name): 100 * float(value) for name, value in found.items()}))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"evaluate(model) must return a number, or numbers by name; got {metrics!r}") from error
+
+
+def record(
+    run: Run,
+    network: Network,
+    plan: Plan,
+    scores: Scores,
+    proof: Proof,
+    measured: Mapping[str, Measurement],
+    budget: Budget,
+) -> RunRecord:
+    """The record of a finished run."""
+    dense, pruned = network.cost(), network.cost(plan.counts)
+    latency = _latency(measured)
+    return RunRecord(
+        title=f"{run.name}, pruned",
+        model=run.name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        rows=(*_metric_rows(run.steps), *_cost_rows(dense, pruned, measured), *_measured_rows(latency, measured)),
+        goals=_goals(budget, dense, pruned),
+        steps=tuple(run.steps),
+        axes=tuple(_axis(network, plan, scores, dense, i) for i in range(len(network.axes))),
+        frozen=_frozen(network),
+        latency=latency,
+        proofs=_proofs(proof),
+        reproduction=Reproduction(seed=run.seed, versions=_versions(), machine=_machine()),
+        notes=_notes(network, plan),
+    )
+
+
+def _metric_rows(steps: list[Step]) -> list[Row]:
+    if not steps:
+        return []
+    before, after = steps[0].metrics, steps[-1].metrics
+    return [Row(name, "%", value, after.get(name), "higher", compare="difference") for name, value in before.items()]
+
+
+def _cost_rows(dense: Cost, pruned: Cost, measured: Mapping[str, Measurement]) -> list[Row]:
+    stored = (measured["dense"].stored, measured["pruned"].stored) if measured else (dense.bytes, pruned.bytes)
+    return [
+        Row("parameters", "", dense.parameters, pruned.parameters, "lower"),
+        Row("MACs", "", dense.macs, pruned.macs, "lower"),
+        Row("bytes on disk", "B", *stored, "lower"),
+    ]
+
+
+def _latency(measured: Mapping[str, Measurement]) -> tuple[LatencyRecord, ...]:
+    if not measured:
+        return ()
+    dense, pruned = measured["dense"], measured["pruned"]
+    name = f"PyTorch eager on {dense.device}, {dense.threads} thread{'s' if dense.threads != 1 else ''}"
+    in_ms = (tuple(1000 * sample for sample in m.latency.samples) for m in (dense, pruned))
+    return (LatencyRecord(name, *in_ms),)
+
+
+def _measured_rows(latency: tuple[LatencyRecord, ...], measured: Mapping[str, Measurement]) -> list[Row]:
+    if not measured:
+        return []
+    memory = (measured["dense"].memory.peak, measured["pruned"].memory.peak)
+    return [*latency[0].rows(), Row("peak memory", "B", *memory, "lower")]
+
+
+def _goals(budget: Budget, dense: Cost, pruned: Cost) -> tuple[Goal, ...]:
+    limits = budget.limits(dense)
+    every = (
+        ("parameters", "", budget.params, limits.parameters, pruned.parameters),
+        ("MACs", "", budget.macs, limits.macs, pruned.macs),
+        ("bytes", "B", budget.bytes, limits.bytes, pruned.bytes),
+    )
+    return tuple(Goal(name, unit, limit, reached) for name, unit, asked, limit, reached in every if asked is not None)
+
+
+def _axis(network: Network, plan: Plan, scores: Scores, dense: Cost, index: int) -> AxisRecord:
+    axis = network.axes[index]
+    without = network.cost({axis.name: 1}).macs
+    share = (dense.macs - without) / dense.macs * axis.size / (axis.size - 1) if dense.macs else None
+    values = np.asarray(scores[axis.name], dtype=np.float64)
+    return AxisRecord(
+        name=axis.name,
+        size=axis.size,
+        kept=plan.axes[index].kept,
+        exact=axis.exact,
+        slots=tuple(map(str, axis.slots)),
+        scores=tuple(values.tolist()),
+        cost_share=share,
+    )
+
+
+def _frozen(network: Network) -> tuple[FrozenRecord, ...]:
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for item in network.frozen:
+        groups.setdefault((item.reason, item.where), []).append(item)
+    return tuple(
+        FrozenRecord(reason, where, tuple(dict.fromkeys(i.tensor for i in items)), sum(i.count for i in items))
+        for (reason, where), items in groups.items()
+    )
+
+
+def _proofs(proof: Proof) -> tuple[ProofRecord, ...]:
+    if proof.dtype == "meta":
+        return ()
+    texts = {
+        "permutation": (proof.permutation, f"every axis permuted at random in all its slots, in {proof.dtype}"),
+        "zero = prune": (proof.zero_is_prune, f"masked against compact model over the exact axes, in {proof.dtype}"),
+    }
+    return tuple(
+        ProofRecord(name, value, proof.tolerance, value <= proof.tolerance, detail)
+        for name, (value, detail) in texts.items()
+    )
+
+
+def _notes(network: Network, plan: Plan) -> tuple[str, ...]:
+    cut = {axis.name for axis in plan.axes if len(axis.kept) < axis.size}
+    inexact = [axis.name for axis in network.axes if axis.name in cut and not axis.exact]
+    notes = []
+    if inexact:
+        notes.append(
+            f"{len(inexact)} of the cut axes are normalised: a statistic runs over them, so that removing a unit is not the same "
+            "as zeroing it."
+        )
+    if plan.opened:
+        notes.append(
+            f"{len(plan.opened)} fused attention modules run in open form, because heads or widths of them went."
+        )
+    return tuple(notes)
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in ("secateur", "torch", "numpy")}}
+
+
+def _machine() -> Machine:
+    return Machine(cpu=_cpu(), threads=torch.get_num_threads(), system=f"{platform.system()} {platform.machine()}")
+
+
+def _cpu() -> str:
+    """The processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

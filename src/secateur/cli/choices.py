@@ -1,0 +1,85 @@
+"""The one table between names in a job file and objects of the library."""
+
+import inspect
+from functools import partial
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import secateur as sc
+from secateur.allocate import normalise
+from secateur.cli import metrics
+from secateur.cli.objects import nearest
+from secateur.demo import mnist
+from secateur.cli.job import Choice
+from secateur.errors import JobError, SecateurError
+
+NAMES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+    "score": {
+        "magnitude": sc.scores.Magnitude,
+        "taylor": sc.scores.Taylor,
+        "fisher": sc.scores.Fisher,
+        "energy": sc.scores.Energy,
+        "batch-norm-scale": sc.scores.BatchNormScale,
+        "random": sc.scores.Random,
+    },
+    "allocation": {
+        "global": sc.allocate.Global,
+        "uniform": sc.allocate.Uniform,
+    },
+    "normalise": {
+        "mean": normalise.mean,
+    },
+    "data": {
+        "mnist-5k": mnist,
+    },
+    "evaluate": {
+        "accuracy": metrics.accuracy,
+    },
+}
+"""For each key of a job file, what its names stand for; options are the object's own arguments."""
+
+
+ELSEWHERE = ("budget", "exclude", "multiple_of")
+"""Arguments that a job gives as keys of their own, not as options."""
+
+
+def choose(key: str, name: str) -> Callable[..., Any]:
+    """What a name stands for.
+
+    Raises:
+        JobError: It stands for nothing; says which one was meant.
+    """
+    if name not in NAMES[key]:
+        raise JobError(f"{key}: there is no {name!r}{nearest(name, list(NAMES[key]))}")
+    return NAMES[key][name]
+
+
+def prepare(key: str, choice: Choice) -> Callable[..., Any]:
+    """What a choice stands for, with its options filled in.
+
+    Raises:
+        JobError: The name or an option is unknown; says which one was meant.
+    """
+    chosen, options = choose(key, choice.name), dict(choice.options)
+    known = [option for option in inspect.signature(chosen).parameters if option not in ELSEWHERE]
+    for option, value in choice.options.items():
+        if option not in known:
+            takes = nearest(option, known) if known else "; it takes none"
+            raise JobError(f"{key}: {choice.name!r} has no option {option!r}{takes}")
+        if option in NAMES:  # an option that is itself a choice
+            options[option] = choose(option, value)
+    return partial(chosen, **options)
+
+
+def attempt(make: Callable[[], Any], key: str) -> Any:
+    """Make what was prepared.
+
+    Raises:
+        JobError: A value is not one that it takes.
+    """
+    try:
+        return make()
+    except SecateurError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise JobError(f"{key}: a value does not fit: {error}") from error

@@ -1,0 +1,182 @@
+"""A job file: what to prune, on what, how far and how, as TOML; checked before anything is loaded."""
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from secateur.cli.objects import nearest
+from secateur.errors import JobError
+
+
+class _Table(BaseModel):
+    """A table of the file: nothing is converted, nothing is ignored, nothing changes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Shares(_Table):
+    """`[budget]`: which share of the dense network's costs may stay."""
+
+    params: float | None = None
+    macs: float | None = None
+    bytes: float | None = None
+
+
+class Choice(BaseModel):
+    """`[score]`, `[allocation]`: a name, and whatever options go with it."""
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return self.model_extra or {}
+
+
+class Distillation(_Table):
+    """`[recovery.distillation]`: learn from the dense model, too."""
+
+    temperature: float = 2.0
+    weight: float = 0.5
+
+
+class Recovery(_Table):
+    """`[recovery]`: train what was pruned, with the built-in training or with the user's own."""
+
+    epochs: int = 1
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    batch_limit: int | None = None
+    distillation: Distillation | bool = False
+    function: str | None = None
+
+
+def _named(value: object) -> object:
+    """`score = "fisher"` for `[score]` with nothing but a name."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+Named = Annotated[Choice, BeforeValidator(_named)]
+
+
+class Job(_Table):
+    """The whole file. What is left out has the default that `secateur.prune` has."""
+
+    model: str
+    budget: Shares
+    output: str
+    weights: str | None = None
+    inputs: tuple[str, ...] = Field(default=(), strict=False)
+    data: str | None = None
+    evaluate: str | None = None
+    score: Named | None = None
+    allocation: Named = Choice(name="global")
+    multiple_of: int = 1
+    exclude: tuple[str, ...] = Field(default=(), strict=False)
+    compensation: bool = True
+    recovery: Recovery | None = None
+    measure: bool = True
+    device: str = "cpu"
+    seed: int = 0
+    relative_to: str = "."
+
+
+@dataclass(frozen=True, slots=True)
+class JobFile:
+    """A job, and the file that it was read from.
+
+    Attributes:
+        job: What it says.
+        path: Where it is.
+        text: All of it.
+    """
+
+    job: Job
+    path: Path
+    text: str
+
+    @property
+    def folder(self) -> Path:
+        """What the paths in it are relative to."""
+        return self.path.parent / self.job.relative_to
+
+    @property
+    def output(self) -> Path:
+        """Where the result goes."""
+        return self.folder / self.job.output
+
+
+def read_job(path: Path) -> JobFile:
+    """Read a job file.
+
+    Raises:
+        JobError: It cannot be read, is not TOML, or has a key or value that does not belong there. All such are named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise JobError(f"there is no job file {path}; secateur prune --help shows what one looks like") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"the job file {path} cannot be read: {error}") from error
+    return JobFile(parse_job(text, str(path)), path, text)
+
+
+def parse_job(text: str, name: str) -> Job:
+    """Understand the text of a job file.
+
+    Args:
+        text: TOML.
+        name: What to call it in an error.
+
+    Raises:
+        JobError: See `read_job`.
+
+    Example:
+        >>> parse_job('model = "net.py:build"\\noutput = "out"\\n[budget]\\nmacs = 0.5', "job.toml").budget.macs
+        0.5
+    """
+    try:
+        return Job.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise JobError(f"{name} is not TOML: {error}; secateur prune --help shows a job file") from error
+    except ValidationError as error:
+        raise JobError(f"{name}: {'; '.join(_complaints(error))}") from None
+
+
+def _complaints(error: ValidationError) -> Iterator[str]:
+    for detail in error.errors(include_url=False):
+        path = [str(part) for part in detail["loc"]]
+        key = ".".join(part for part in path if part not in VARIANTS)
+        if detail["type"] == "extra_forbidden":
+            misplaced = len(path) > 1 and path[-1] in Job.model_fields
+            hint = "; it belongs above the first [table]" if misplaced else nearest(path[-1], _known(path[:-1]))
+            yield f"there is no key {key!r}{hint}"
+        elif detail["type"] == "missing":
+            yield f"the key {key!r} is missing"
+        else:
+            yield f"{key} = {detail['input']!r}: {_wanted(detail)}"
+
+
+VARIANTS = ("Distillation", "bool", "Choice")
+"""Parts of a place that name a type, not a key."""
+
+
+def _wanted(detail: ErrorDetails) -> str:
+    message = detail["msg"]
+    return message.replace("Input should be a valid ", "should be a ").replace("Input should", "should").replace("dictionary", "table")
+
+
+def _known(path: list[str]) -> list[str]:
+    """The keys that are allowed in the table at this place."""
+    tables: dict[tuple[str, ...], type[BaseModel]] = {
+        (): Job, ("budget",): Shares, ("recovery",): Recovery, ("recovery", "distillation"): Distillation,
+    }  # fmt: skip
+    table = tables.get(tuple(part for part in path if part not in VARIANTS))
+    return list(table.model_fields) if table else []

@@ -1,0 +1,158 @@
+"""Runs a job, read top-down: check, claim the output, load, prune, save, report. The library does the work."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import secateur as sc
+from secateur import report
+from secateur.cli import choices, metrics
+from secateur.cli.data import Data, load_data
+from secateur.cli.job import Distillation, Job, JobFile, Recovery
+from secateur.cli.models import load_model
+from secateur.cli.objects import find_object
+from secateur.cli.output import claim
+from secateur.cli.progress import Stages
+from secateur.errors import JobError
+from secateur.report import RunRecord
+from secateur.report.quantity import quantity
+from secateur.train.objective import to_device
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a job came to.
+
+    Attributes:
+        model: The pruned model.
+        record: What was recorded.
+        folder: Where everything lies.
+        page: The report.
+    """
+
+    model: nn.Module
+    record: RunRecord
+    folder: Path
+    page: Path
+
+
+def run_job(file: JobFile, stages: Stages) -> Outcome:
+    """Do what a job file says, and write artefact, report and a copy of the job into its output folder.
+
+    Args:
+        file: The job.
+        stages: Where to show how far it is.
+
+    Raises:
+        SecateurError: As `secateur.prune`, and for what the job names.
+    """
+    job, folder = file.job, file.folder
+    chosen = _choices(job, folder)
+    output = claim(file)
+    stages("load", 0, 1)
+    device = _device(job.device)
+    torch.manual_seed(job.seed)  # of a model that is built with random weights, and of data that are shuffled
+    subject = load_model(job.model, inputs=job.inputs, weights=job.weights, folder=folder)
+    data = load_data(job.data, folder)
+    evaluate = _evaluate(job.evaluate, data, folder)
+    stages("load", 1, 1)
+    result = sc.prune(
+        subject.model.to(device),
+        to_device(subject.inputs, device),
+        data=data.train,
+        evaluate=evaluate and _shown(evaluate, stages),
+        progress=stages,
+        name=subject.name,
+        **chosen,
+    )
+    stages("save", 0, 1)
+    record = _completed(result.report, file)
+    sc.save(result.model, output, result.plan)
+    page = report.write(record, output)
+    stages("save", 1, 1)
+    return Outcome(result.model, record, output, page)
+
+
+def _choices(job: Job, folder: Path) -> dict[str, Any]:
+    """Everything of the job that is an argument of `secateur.prune` as it is; wrong names and values end here."""
+    budget = sc.Budget(**job.budget.model_dump())
+    exclude, multiple_of = job.exclude, job.multiple_of
+    allocation = choices.prepare("allocation", job.allocation)
+    choices.attempt(partial(allocation, budget, exclude=exclude, multiple_of=multiple_of), "allocation")
+    return {
+        "budget": budget,
+        "score": choices.attempt(choices.prepare("score", job.score), "score") if job.score else None,
+        "allocation": allocation,
+        "exclude": exclude,
+        "multiple_of": multiple_of,
+        "recover": _recovery(job.recovery, job.seed, folder) if job.recovery else None,
+        "seed": job.seed,
+        "measure": job.measure,
+    } | ({} if job.compensation else {"compensation": ()})
+
+
+def _recovery(recovery: Recovery, seed: int, folder: Path) -> Any:
+    if recovery.function is not None:
+        others = recovery.model_fields_set - {"function"}
+        if others:
+            raise JobError(f"recovery: with a function of your own, {', '.join(sorted(others))} is of no use; leave it out")
+        return find_object(recovery.function, folder, "the training function")
+    distillation = Distillation() if recovery.distillation is True else recovery.distillation or None
+    return sc.recover.FineTune(
+        epochs=recovery.epochs,
+        learning_rate=recovery.learning_rate,
+        weight_decay=recovery.weight_decay,
+        batch_limit=recovery.batch_limit,
+        distill=sc.recover.Distill(**distillation.model_dump()) if distillation else None,
+        seed=seed,
+    )
+
+
+Evaluate = Callable[[nn.Module], Any]
+
+
+def _evaluate(spec: str | None, data: Data, folder: Path) -> Evaluate | None:
+    """A measure by name on the job's data, or the user's own function of a model."""
+    if spec is None:
+        return None
+    if ":" in spec:
+        own: Evaluate = find_object(spec, folder, "evaluate")
+        return own
+    measure = choices.choose("evaluate", spec)
+    if data.evaluate is None:
+        raise JobError(f"evaluate = {spec!r} needs data to evaluate on: let the data's factory return a dict with train and evaluate")
+    return partial(measure, batches=data.evaluate)
+
+
+def _shown(evaluate: Evaluate, stages: Stages) -> Evaluate:
+    """The same measure, with its result in the progress display."""
+
+    def evaluated(model: nn.Module) -> Any:
+        found = evaluate(model)
+        if isinstance(found, Mapping):
+            stages.note(", ".join(f"{name} {quantity(value, metrics.UNITS.get(name, ''))}" for name, value in found.items()))
+        elif isinstance(found, float | int):
+            stages.note(f"accuracy {quantity(found)}")
+        return found
+
+    return evaluated
+
+
+def _completed(record: RunRecord, file: JobFile) -> RunRecord:
+    """The record with what only the job knows: units, and how to run it again."""
+    named = file.job.evaluate in metrics.UNITS
+    rows = tuple(replace(row, unit=metrics.UNITS.get(row.name, row.unit)) if named else row for row in record.rows)
+    again = replace(record.reproduction, command=f"secateur prune {file.path}", job=file.text)
+    return replace(record, rows=rows, reproduction=again)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without CUDA
+        raise JobError(f"device = {name!r} is not usable here: {error}") from error

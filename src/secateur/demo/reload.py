@@ -1,0 +1,39 @@
+"""Loads the demonstration's pruned network in a process of its own: `python -m secateur.demo.reload FOLDER`.
+
+A new process knows nothing of the pruning: it has the class, the folder and the images, as whoever uses the network will.
+"""
+
+import hashlib
+import sys
+
+import torch
+from torch import nn
+
+from secateur.artefact import load
+from secateur.demo.data import mnist
+from secateur.demo.model import ResidualNet
+
+
+def fingerprint(model: nn.Module) -> str:
+    """The SHA-256 of every bit of what the model answers to the test images."""
+    digest = hashlib.sha256()
+    model.eval()
+    with torch.no_grad():
+        for images, _ in mnist()["evaluate"]:
+            digest.update(model(images).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def main(folder: str, threads: str) -> None:
+    """Load the network from a folder, and write its fingerprint to stdout.
+
+    Args:
+        folder: Where the artefact is.
+        threads: How many threads to compute with: kernels may add up in another order with another number of them.
+    """
+    torch.set_num_threads(int(threads))
+    sys.stdout.write(fingerprint(load(ResidualNet(), folder)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

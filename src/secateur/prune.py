@@ -1,0 +1,169 @@
+"""The main job, read top-down: trace, score, allocate, compact, compensate, recover, verify, measure, record."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from secateur.account import Progress, Run, record
+from secateur.allocate import Allocator, Budget, Global
+from secateur.axes import Plan
+from secateur.errors import BudgetError, DataError, ModelError
+from secateur.report import RunRecord
+from secateur.targets import measure as measure_eager
+from secateur.torch import Inputs, Proof, TracedNetwork, compact, trace, verify
+from secateur.torch import scores as criteria
+from secateur.torch.apply import state_of
+from secateur.torch.compensate import Compensation, ReestimateBatchNorm, Refit, compensate
+from secateur.torch.replicate import replicate
+from secateur.train.own import OwnTraining, as_recovery
+from secateur.train.recover import FineTune
+
+Evaluate = Callable[[nn.Module], float | Mapping[str, float]]
+"""Measures a model: one share between 0 and 1 (called accuracy), or several by name; higher is better."""
+
+AllocationFactory = Callable[..., Allocator]
+DEFAULT_COMPENSATION: tuple[Compensation, ...] = (Refit(), ReestimateBatchNorm())
+
+
+@dataclass(frozen=True, slots=True)
+class PruneResult:
+    """What the main job gives back.
+
+    Attributes:
+        model: The compact model, of the same class as the dense one.
+        plan: What stays.
+        network: What could be removed, and what could not and why.
+        proof: The measured errors of the proofs.
+        report: The record of the run; `secateur.report.write(result.report, folder)` makes a page of it.
+    """
+
+    model: nn.Module
+    plan: Plan
+    network: TracedNetwork
+    proof: Proof
+    report: RunRecord
+
+
+def prune(
+    model: nn.Module,
+    example_inputs: Inputs,
+    *,
+    budget: Budget,
+    data: Iterable[Any] | None = None,
+    evaluate: Evaluate | None = None,
+    score: criteria.Score | None = None,
+    allocation: AllocationFactory = Global,
+    compensation: Iterable[Compensation] = DEFAULT_COMPENSATION,
+    recover: FineTune | OwnTraining | None = None,
+    exclude: tuple[str, ...] = (),
+    multiple_of: int = 1,
+    seed: int = 0,
+    measure: bool = True,
+    progress: Progress | None = None,
+    name: str | None = None,
+) -> PruneResult:
+    """Prune a model to a budget, with proof.
+
+    Args:
+        model: Any module; it is not changed.
+        example_inputs: What `model(...)` takes: a tensor, a tuple of positional or a mapping of keyword arguments.
+        budget: What may remain, for example `Budget(macs=0.5)`.
+        data: Training batches `(inputs, targets)`, mappings with labels, or bare inputs; gone through several times. Scores,
+            compensation and recovery need it; without it units are chosen by magnitude and nothing is mended.
+        evaluate: `model -> accuracy`, or `model -> {name: share}`; shares lie between 0 and 1, higher is better. Called with the
+            model in eval mode, without gradients.
+        score: What a unit is worth; by default `Fisher` with labelled data, `Energy` with bare inputs, else `Magnitude`.
+        allocation: Makes the allocator from `(budget, exclude=, multiple_of=)`: `allocate.Global`, `allocate.Uniform`, or a
+            `functools.partial` of one.
+        compensation: Steps that change what stays to make up for what goes, in this order; empty = none. Needs `data`.
+        recover: `recover.FineTune(...)`, or your own function `(model, data) -> model`. Needs `data`.
+        exclude: Axes, modules or tensors that keep their shape, as name patterns.
+        multiple_of: Kept widths are multiples of this where they can be.
+        seed: For everything random in the proofs.
+        measure: Measure latency and memory of both models, in turns.
+        progress: Called as `progress(stage, done, total)`.
+        name: What the report calls the model; by default its class.
+
+    Returns:
+        The compact model with its plan, proof and report.
+
+    Raises:
+        CaptureError: The model cannot be watched on these inputs.
+        ModelError: Its weights are not finite.
+        DataError: The data are empty, run out, or do not fit.
+        BudgetError: The budget cannot be met; says what can be.
+        PlanError: A pattern matches nothing.
+        VerificationError: A proof failed.
+
+    Example:
+        >>> import torch, secateur as sc
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+        >>> result = sc.prune(model, torch.zeros(1, 4), budget=sc.Budget(macs=0.5), measure=False)
+        >>> result.model[0].out_features
+        16
+    """
+    _check(model, budget, data, recover)
+    run = Run(name or type(model).__name__, seed, evaluate, progress)
+    run.evaluated("dense", model)
+    with run.stage("trace"):
+        network = trace(model, example_inputs)
+    with run.stage("score"):
+        chosen = score if score is not None else _default_score(data)
+        scores = chosen(network, data)
+    with run.stage("allocate"):
+        plan = allocation(budget, exclude=exclude, multiple_of=multiple_of)(network, scores)
+    with run.stage("verify"):
+        proof = verify(model, plan, example_inputs, seed=seed)
+    small = compact(model, plan)
+    run.evaluated("pruned", small)
+    if data is not None:
+        for step in compensation:
+            with run.stage(step.name):
+                small = compensate(network, small, plan, data, [step])
+            run.evaluated(step.name, small)
+        if recover is not None:
+            with run.stage("recover"):
+                small = as_recovery(recover)(small, data, _teacher(model), run.training)
+            run.evaluated("recovered", small)
+    measured = _measured(run, model, small, example_inputs) if measure else {}
+    return PruneResult(small, plan, network, proof, record(run, network, plan, scores, proof, measured, budget))
+
+
+def _check(model: nn.Module, budget: Budget, data: Iterable[Any] | None, recover: object) -> None:
+    """Refuse early what would fail late."""
+    if not isinstance(budget, Budget):
+        raise BudgetError(f"the budget is a Budget, such as Budget(macs=0.5); got {budget!r}")
+    if recover is not None and data is None:
+        raise DataError("recover= needs data=: batches of (inputs, targets) to train on")
+    if data is not None and iter(data) is data:
+        raise DataError(
+            f"data is a one-time {type(data).__name__}, but several steps go through it; pass a list of batches or a DataLoader"
+        )
+    for name, tensor in state_of(model).items():
+        if tensor.is_floating_point() and not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"{name!r} has NaN or infinite values; load finite weights before pruning")
+
+
+def _default_score(data: Iterable[Any] | None) -> criteria.Score:
+    """Fisher where there are labels, consumer energy where there are only inputs, magnitude without data."""
+    if data is None:
+        return criteria.Magnitude()
+    first = next(iter(data), None)
+    if first is None:
+        raise DataError("data has no batches; pass at least one")
+    labelled = isinstance(first, Mapping) or (isinstance(first, (tuple, list)) and len(first) == 2)
+    return criteria.Fisher() if labelled else criteria.Energy()
+
+
+def _teacher(model: nn.Module) -> nn.Module:
+    """The dense model, as a copy that training cannot touch."""
+    teacher = replicate(model, lambda tensor: tensor.detach())
+    return teacher.eval().requires_grad_(False)
+
+
+def _measured(run: Run, model: nn.Module, small: nn.Module, inputs: Inputs) -> Mapping[str, Any]:
+    with run.stage("measure"):
+        return measure_eager({"dense": model, "pruned": small}, inputs)
