@@ -1,16 +1,16 @@
 """The one table between names in a job file and objects of the library."""
 
 import inspect
-from functools import partial
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import secateur as sc
 from secateur.allocate import normalise
 from secateur.cli import metrics
+from secateur.cli.job import Choice
 from secateur.cli.objects import nearest
 from secateur.demo import mnist
-from secateur.cli.job import Choice
 from secateur.errors import JobError, SecateurError
 
 NAMES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
@@ -27,7 +27,10 @@ NAMES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "uniform": sc.allocate.Uniform,
     },
     "normalise": {
+        "unchanged": normalise.unchanged,
         "mean": normalise.mean,
+        "maximum": normalise.maximum,
+        "standard": normalise.standard,
     },
     "data": {
         "mnist-5k": mnist,

@@ -44,7 +44,9 @@ def load_data(spec: str | None, folder: Path) -> Data:
     parts = made if isinstance(made, Mapping) else {"train": made}
     unknown = [str(key) for key in parts if key not in KEYS]
     if unknown or not parts:
-        raise DataError(f"the data {spec!r} is a dict with {', '.join(unknown) or 'nothing'}; it may have {' and '.join(KEYS)}")
+        raise DataError(
+            f"the data {spec!r} is a dict with {', '.join(unknown) or 'nothing'}; it may have {' and '.join(KEYS)}"
+        )
     for key, batches in parts.items():
         _check(batches, f"the data {spec!r}, {key}")
     return Data(**parts)
@@ -52,8 +54,10 @@ def load_data(spec: str | None, folder: Path) -> Data:
 
 def _check(batches: Any, what: str) -> None:
     if not isinstance(batches, Iterable):
-        raise DataError(f"{what}: a {type(batches).__name__} cannot be iterated over; give a list of batches or a DataLoader")
+        raise DataError(
+            f"{what}: a {type(batches).__name__} cannot be iterated over; give a list of batches or a DataLoader"
+        )
     if iter(batches) is batches:
-        raise DataError(f"{what}: a {type(batches).__name__} runs out after one time; give a list of batches or a DataLoader")
-
-
+        raise DataError(
+            f"{what}: a {type(batches).__name__} runs out after one time; give a list of batches or a DataLoader"
+        )

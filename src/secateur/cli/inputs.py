@@ -38,7 +38,9 @@ def parse_inputs(texts: tuple[str, ...]) -> Inputs:
 def _tensor(text: str, generator: torch.Generator) -> Tensor:
     shape, _, dtype = text.partition(":")
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape):
-        raise JobError(f"the input {text!r} is not understood: write sizes such as 1x3x224x224, or with a dtype 1x128:int64")
+        raise JobError(
+            f"the input {text!r} is not understood: write sizes such as 1x3x224x224, or with a dtype 1x128:int64"
+        )
     if dtype and dtype not in DTYPES:
         raise JobError(f"the input {text!r} has an unknown dtype; there is {', '.join(DTYPES)}")
     sizes = [int(size) for size in shape.split("x")]

@@ -129,7 +129,7 @@ def read_job(path: Path) -> JobFile:
 
 
 def parse_job(text: str, name: str) -> Job:
-    """Understand the text of a job file.
+    r"""Understand the text of a job file.
 
     Args:
         text: TOML.
@@ -139,7 +139,7 @@ def parse_job(text: str, name: str) -> Job:
         JobError: See `read_job`.
 
     Example:
-        >>> parse_job('model = "net.py:build"\\noutput = "out"\\n[budget]\\nmacs = 0.5', "job.toml").budget.macs
+        >>> parse_job('model = "net.py:build"\noutput = "out"\n[budget]\nmacs = 0.5', "job.toml").budget.macs
         0.5
     """
     try:
@@ -170,7 +170,11 @@ VARIANTS = ("Distillation", "bool", "Choice")
 
 def _wanted(detail: ErrorDetails) -> str:
     message = detail["msg"]
-    return message.replace("Input should be a valid ", "should be a ").replace("Input should", "should").replace("dictionary", "table")
+    return (
+        message.replace("Input should be a valid ", "should be a ")
+        .replace("Input should", "should")
+        .replace("dictionary", "table")
+    )
 
 
 def _known(path: list[str]) -> list[str]:

@@ -63,15 +63,27 @@ def hugging_face(name: str, folder: Path, *, known: bool) -> tuple[nn.Module, In
     if not (path / "config.json").is_file():
         raise JobError(f"hf/{name}: there is no {path / 'config.json'}; name a folder that save_pretrained wrote")
     library = _library("transformers")
-    config = guarded(lambda: library.AutoConfig.from_pretrained(path, local_files_only=True), f"the configuration in {path}")
+    config = guarded(
+        lambda: library.AutoConfig.from_pretrained(path, local_files_only=True), f"the configuration in {path}"
+    )
     config.use_cache = False  # the keys and values of past tokens are no output to keep
-    make = library.AutoModelForCausalLM if any("CausalLM" in name for name in config.architectures or ()) else library.AutoModel
+    make = (
+        library.AutoModelForCausalLM
+        if any("CausalLM" in name for name in config.architectures or ())
+        else library.AutoModel
+    )
     weights = sorted(path.glob("*.safetensors"))
     others = sorted(path.glob("*.bin"))
     if others and not weights:
-        raise ModelError(f"{path} has its weights as {others[0].name}, which may run code when it is read; save them as safetensors")
+        raise ModelError(
+            f"{path} has its weights as {others[0].name}, which may run code when it is read; save them as safetensors"
+        )
     model: nn.Module = guarded(
-        lambda: make.from_pretrained(path, config=config, local_files_only=True, use_safetensors=True) if weights else make.from_config(config),
+        lambda: (
+            make.from_pretrained(path, config=config, local_files_only=True, use_safetensors=True)
+            if weights
+            else make.from_config(config)
+        ),
         f"the model in {path}",
     )
     return model, None if known else _dummy(model, config)
@@ -92,7 +104,9 @@ def _library(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.partition(".")[0]
-        raise MissingExtraError(f"models of {package} need it to be installed: pip install 'secateur[zoo]' ({error})") from error
+        raise MissingExtraError(
+            f"models of {package} need it to be installed: pip install 'secateur[zoo]' ({error})"
+        ) from error
     except RuntimeError as error:
         raise MissingExtraError(
             f"{name} is installed, but cannot be imported: {error}; install the build that belongs to torch {torch.__version__}"

@@ -33,7 +33,9 @@ class Subject:
     inputs: Inputs
 
 
-def load_model(spec: str, *, inputs: tuple[str, ...] = (), weights: str | None = None, folder: Path = Path()) -> Subject:
+def load_model(
+    spec: str, *, inputs: tuple[str, ...] = (), weights: str | None = None, folder: Path = Path()
+) -> Subject:
     """Build a model.
 
     Args:
@@ -52,15 +54,19 @@ def load_model(spec: str, *, inputs: tuple[str, ...] = (), weights: str | None =
     library, slash, name = spec.partition("/")
     if slash and library in LIBRARIES and not name.partition(":")[0].endswith(".py"):
         model, own = LIBRARIES[library](name, folder, known=bool(inputs))
+        title = name.rstrip("/")
     else:
         model, own = _from_factory(spec, folder)
+        title = type(model).__name__
     model.eval()
     if weights is not None:
         load_weights(model, folder / weights)
     given = parse_inputs(inputs) if inputs else own
     if given is None:
-        raise JobError(f"{spec} says nothing of its inputs: give their shapes, such as 1x3x224x224, or let it return (model, inputs)")
-    return Subject(spec, model, given)
+        raise JobError(
+            f"{spec} says nothing of its inputs: give their shapes, such as 1x3x224x224, or let it return (model, inputs)"
+        )
+    return Subject(title, model, given)
 
 
 def _from_factory(spec: str, folder: Path) -> tuple[nn.Module, Inputs | None]:
@@ -71,7 +77,9 @@ def _from_factory(spec: str, folder: Path) -> tuple[nn.Module, Inputs | None]:
     if not isinstance(model, nn.Module):
         raise ModelError(f"{spec} gives a {_kind(made)}; let it return an nn.Module, or (module, example_inputs)")
     if own is not None and not isinstance(own, (Tensor, tuple, Mapping)):
-        raise ModelError(f"{spec} gives example inputs of type {_kind(own)}; make it a tensor, a tuple or a dict of arguments")
+        raise ModelError(
+            f"{spec} gives example inputs of type {_kind(own)}; make it a tensor, a tuple or a dict of arguments"
+        )
     return model, own
 
 

@@ -57,7 +57,9 @@ def guarded(function: Callable[[], Any], what: str) -> Any:
     except SecateurError:
         raise
     except Exception as error:
-        raise ModelError(f"{what} fails: {type(error).__name__}: {error} ({line_of(error)}); run it by itself to mend it") from error
+        raise ModelError(
+            f"{what} fails: {type(error).__name__}: {error} ({line_of(error)}); run it by itself to mend it"
+        ) from error
 
 
 def nearest(name: str, names: list[str]) -> str:
@@ -77,7 +79,9 @@ def _look_for_modules_in(folder: Path) -> None:
 
 def _file(path: Path, what: str) -> ModuleType:
     if not path.is_file():
-        raise JobError(f"{what}: there is no file {path}; paths are relative to the job file, or where the command is run")
+        raise JobError(
+            f"{what}: there is no file {path}; paths are relative to the job file, or where the command is run"
+        )
     name = path.stem
     known = sys.modules.get(name)
     if known is not None and known.__file__ is not None and Path(known.__file__).samefile(path):

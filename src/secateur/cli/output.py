@@ -1,4 +1,4 @@
-"""The folder that a job writes into: taken before the work starts, so that hours of it are never lost to a full or foreign one."""
+"""The folder that a job writes into: taken before the work starts, so that hours are never lost to a foreign one."""
 
 import os
 import re
@@ -36,7 +36,9 @@ def claim(file: JobFile) -> Path:
         elif not os.access(folder, os.W_OK):
             raise PermissionError("it may not be written to")
     except OSError as error:
-        raise ArtefactError(f"cannot write into {folder}: {error.strerror or error}; choose another output folder") from error
+        raise ArtefactError(
+            f"cannot write into {folder}: {error.strerror or error}; choose another output folder"
+        ) from error
     return folder
 
 

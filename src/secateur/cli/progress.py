@@ -1,7 +1,8 @@
 """Shows how far the work is: bars in a terminal, one line for each finished stage in a log, nothing where nobody reads."""
 
-import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Literal, Self
 
@@ -38,7 +39,9 @@ class Stages:
             self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._style == "bars":
             self._bars.stop()
 
@@ -57,6 +60,13 @@ class Stages:
         self._bars.update(task, completed=done, total=total if total > 1 or done else None)
         if done >= total:
             self._finished(stage, time.monotonic() - started)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A stage of one part: it begins, and it is done."""
+        self(name, 0, 1)
+        yield
+        self(name, 1, 1)
 
     def note(self, text: str) -> None:
         """Put a few words behind the stage that is running."""

@@ -1,12 +1,14 @@
 """Runs a job, read top-down: check, claim the output, load, prune, save, report. The library does the work."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Group, RenderableType
+from rich.text import Text
 from torch import nn
 
 import secateur as sc
@@ -15,12 +17,13 @@ from secateur.cli import choices, metrics
 from secateur.cli.data import Data, load_data
 from secateur.cli.job import Distillation, Job, JobFile, Recovery
 from secateur.cli.models import load_model
-from secateur.cli.objects import find_object
+from secateur.cli.objects import find_object, guarded
 from secateur.cli.output import claim
 from secateur.cli.progress import Stages
 from secateur.errors import JobError
-from secateur.report import RunRecord
+from secateur.report import RunRecord, comparison_table
 from secateur.report.quantity import quantity
+from secateur.report.summary import summary
 from secateur.train.objective import to_device
 
 
@@ -40,6 +43,33 @@ class Outcome:
     folder: Path
     page: Path
 
+    def to_json(self) -> dict[str, Any]:
+        """Where everything is, and what was compared and proved."""
+        record = self.record
+        return {
+            "model": record.model,
+            "output": str(self.folder),
+            "report": str(self.page),
+            "comparison": [asdict(row) | {"change": row.change, "verdict": row.verdict} for row in record.rows],
+            "goals": [asdict(goal) | {"met": goal.met} for goal in record.goals],
+            "proofs": [asdict(proof) for proof in record.proofs],
+            "steps": [asdict(step) for step in record.steps],
+        }
+
+    def __rich__(self) -> RenderableType:
+        """What a terminal shows."""
+        proofs = ", ".join(f"{proof.name} {proof.value:.0e}" for proof in self.record.proofs)
+        return Group(
+            "",
+            *(Text(sentence) for sentence in summary(self.record)),
+            Text(f"Proved in this run: {proofs}." if proofs else ""),
+            "",
+            Text.assemble("model   ", (str(self.folder), "bold")),
+            Text.assemble("report  ", (str(self.page), "bold")),
+            "",
+            comparison_table(self.record),
+        )
+
 
 def run_job(file: JobFile, stages: Stages) -> Outcome:
     """Do what a job file says, and write artefact, report and a copy of the job into its output folder.
@@ -53,14 +83,13 @@ def run_job(file: JobFile, stages: Stages) -> Outcome:
     """
     job, folder = file.job, file.folder
     chosen = _choices(job, folder)
-    output = claim(file)
-    stages("load", 0, 1)
     device = _device(job.device)
-    torch.manual_seed(job.seed)  # of a model that is built with random weights, and of data that are shuffled
-    subject = load_model(job.model, inputs=job.inputs, weights=job.weights, folder=folder)
-    data = load_data(job.data, folder)
-    evaluate = _evaluate(job.evaluate, data, folder)
-    stages("load", 1, 1)
+    output = claim(file)
+    with stages.stage("load"):
+        torch.manual_seed(job.seed)  # of a model that is built with random weights, and of data that are shuffled
+        subject = load_model(job.model, inputs=job.inputs, weights=job.weights, folder=folder)
+        data = load_data(job.data, folder)
+        evaluate = _evaluate(job.evaluate, data, folder)
     result = sc.prune(
         subject.model.to(device),
         to_device(subject.inputs, device),
@@ -70,11 +99,10 @@ def run_job(file: JobFile, stages: Stages) -> Outcome:
         name=subject.name,
         **chosen,
     )
-    stages("save", 0, 1)
-    record = _completed(result.report, file)
-    sc.save(result.model, output, result.plan)
-    page = report.write(record, output)
-    stages("save", 1, 1)
+    with stages.stage("save"):
+        record = _completed(result.report, file)
+        sc.save(result.model, output, result.plan)
+        page = report.write(record, output)
     return Outcome(result.model, record, output, page)
 
 
@@ -100,7 +128,9 @@ def _recovery(recovery: Recovery, seed: int, folder: Path) -> Any:
     if recovery.function is not None:
         others = recovery.model_fields_set - {"function"}
         if others:
-            raise JobError(f"recovery: with a function of your own, {', '.join(sorted(others))} is of no use; leave it out")
+            raise JobError(
+                f"recovery: with a function of your own, {', '.join(sorted(others))} is of no use; leave it out"
+            )
         return find_object(recovery.function, folder, "the training function")
     distillation = Distillation() if recovery.distillation is True else recovery.distillation or None
     return sc.recover.FineTune(
@@ -121,11 +151,13 @@ def _evaluate(spec: str | None, data: Data, folder: Path) -> Evaluate | None:
     if spec is None:
         return None
     if ":" in spec:
-        own: Evaluate = find_object(spec, folder, "evaluate")
-        return own
+        own = find_object(spec, folder, "evaluate")
+        return lambda model: guarded(lambda: own(model), f"evaluate {spec!r}")
     measure = choices.choose("evaluate", spec)
     if data.evaluate is None:
-        raise JobError(f"evaluate = {spec!r} needs data to evaluate on: let the data's factory return a dict with train and evaluate")
+        raise JobError(
+            f"evaluate = {spec!r} needs data to evaluate on: let the data's factory return a dict with train and evaluate"
+        )
     return partial(measure, batches=data.evaluate)
 
 
@@ -135,7 +167,9 @@ def _shown(evaluate: Evaluate, stages: Stages) -> Evaluate:
     def evaluated(model: nn.Module) -> Any:
         found = evaluate(model)
         if isinstance(found, Mapping):
-            stages.note(", ".join(f"{name} {quantity(value, metrics.UNITS.get(name, ''))}" for name, value in found.items()))
+            stages.note(
+                ", ".join(f"{name} {quantity(value, metrics.UNITS.get(name, ''))}" for name, value in found.items())
+            )
         elif isinstance(found, float | int):
             stages.note(f"accuracy {quantity(found)}")
         return found

@@ -4,6 +4,7 @@ Nothing here knows of pruning. Its couplings are real ones: a depth-wise convolu
 behind it, and a residual stream ties every layer that reads or writes it.
 """
 
+import torch
 from torch import Tensor, nn
 
 
@@ -48,7 +49,6 @@ class ResidualNet(nn.Module):
         width: The channels of the first stage; the second has twice as many.
 
     Example:
-        >>> import torch
         >>> ResidualNet()(torch.zeros(1, 1, 28, 28)).shape
         torch.Size([1, 10])
     """
@@ -64,4 +64,10 @@ class ResidualNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images `[batch, 1, height, width]`, standardised, to logits `[batch, classes]`."""
         features = self.stage2(self.stage1(self.stem(images)))
-        return self.classify(self.pool(features).flatten(1))
+        logits: Tensor = self.classify(self.pool(features).flatten(1))
+        return logits
+
+
+def example() -> tuple[ResidualNet, Tensor]:
+    """The network, untrained, and one image to run it on: float32 `[1, 1, 28, 28]`."""
+    return ResidualNet(), torch.zeros(1, 1, 28, 28)

@@ -5,10 +5,12 @@ from secateur.demo.model import ResidualNet
 from secateur.train.protocol import Progress
 from secateur.train.recover import FineTune
 
-EPOCHS = 4
+EPOCHS = 3
 
 
-def train(model: ResidualNet, batches: Batches, *, epochs: int = EPOCHS, seed: int = 0, progress: Progress | None = None) -> None:
+def train(
+    model: ResidualNet, batches: Batches, *, epochs: int = EPOCHS, seed: int = 0, progress: Progress | None = None
+) -> None:
     """Train a new network until it reads about 97 of 100 digits.
 
     Args:

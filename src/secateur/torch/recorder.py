@@ -37,6 +37,7 @@ class Recorder:
         self.paths = paths
         self.operator = ""
         self.result_zero: bool | None = None
+        self._where: str | None = None
         self._known: dict[int, tuple[Tensor, Dims, bool]] = {}
         self._names: dict[int, dict[str, int]] = {}
         self.tracker = Tracker(self._value_used, self._widths_compared)
@@ -72,9 +73,18 @@ class Recorder:
         """`text`, with the place in the user's code that is running."""
         return Reason(text, self.where())
 
+    def begin(self, operator: str) -> None:
+        """The next operator passes."""
+        self.operator, self.result_zero, self._where = operator, None, None
+
     def where(self) -> str:
-        """The line of the user's code, and the module, that are running now."""
-        frame, line, module = sys._getframe(1), "", ""
+        """The line of the user's code, and the module, that are running now; looked up once for each operator."""
+        if self._where is None:
+            self._where = self._look_up()
+        return self._where
+
+    def _look_up(self) -> str:
+        frame, line, module = sys._getframe(2), "", ""
         while frame is not None:
             owner = frame.f_locals.get("self")
             if not module and isinstance(owner, nn.Module):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from secateur.torch.metarun import MetaRunner
+
 LIMIT = 1 << 16
 """Tensors with more elements are not followed."""
 
@@ -27,6 +29,7 @@ class KnownValues:
 
     def __init__(self) -> None:
         self._real: dict[int, tuple[Tensor, Tensor]] = {}
+        self._meta = MetaRunner()
 
     def learn(self, tensor: Tensor, real: Tensor) -> None:
         """`tensor` stands for `real`, if that is small and holds integers or truth values."""
@@ -42,7 +45,7 @@ class KnownValues:
         if name in _NEEDS_VALUES and known:
             real = self._on_real(func, args, kwargs)
             return pytree.tree_map_only(Tensor, self._stand_in, real)
-        out = func(*args, **kwargs)
+        out = self._meta.run(func, args, kwargs)
         if not followed:
             self._forget_written(func, args)
         elif _all_small(out):

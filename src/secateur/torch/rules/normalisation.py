@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from secateur.axes import Dims, Fixed
+from secateur.axes import ONE, Dims, Fixed
 from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import rule
 
@@ -21,7 +21,7 @@ def batch_norm(
             recorder.labels.tie(dims[1], recorder.dims(other)[0], recorder.reason("tied"))
     recorder.result_zero = _affine_zero(recorder, weight, bias)
     first = out[0] if isinstance(out, (tuple, list)) else out
-    extra = [] if first is out else [tuple(dims[1:2]) if t.ndim == 1 and t.numel() else () for t in out[1:]]
+    extra = [] if first is out else [dims[1:2] if t.numel() else (ONE,) * t.ndim for t in out[1:]]
     return [dims, *extra]
 
 

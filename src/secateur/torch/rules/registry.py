@@ -41,7 +41,7 @@ def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: d
 
     del contraction, creation, lookup, movement, normalisation, reduction
     name = func._schema.name.removeprefix("aten::")
-    recorder.operator = name
+    recorder.begin(name)
     arguments = _bound(func, args, kwargs)
     tensors = list(_tensors(arguments.values()))
     for tensor in tensors:
@@ -49,18 +49,17 @@ def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: d
     if name.endswith("_") and name[:-1] in RULES and name not in RULES:
         name = name[:-1]
     if name in RULES:
-        recorder.result_zero = None
         result = RULES[name](recorder, out, **arguments)
         zero = recorder.result_zero
         _learn(recorder, out, result, all(map(recorder.zero, tensors)) if zero is None else zero)
-    elif _is_pointwise(func):
+    elif is_pointwise(func):
         dims = pointwise.broadcast(recorder, tensors, out)
         _learn(recorder, out, dims, pointwise.keeps_zero(recorder, func, args, kwargs))
     else:
         _unknown(recorder, func, tensors, out)
 
 
-def _is_pointwise(func: OpOverload) -> bool:
+def is_pointwise(func: OpOverload) -> bool:
     """By torch's own tag; an in-place operator counts as what it does out of place."""
     name = func._schema.name.removeprefix("aten::")
     if torch.Tag.pointwise in func.tags or name.removesuffix("_") in _UNTAGGED:

@@ -1,6 +1,6 @@
 """How much of a quantity belongs to each unit, when every entry of every parameter has its share?"""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -13,28 +13,29 @@ Totals = NDArray[np.float64]
 """One number for each unit of each axis, in the order of `Network.unit_range`."""
 
 
-def sum_onto_units(network: Network, quantities: Mapping[str, Tensor], only: Mapping[str, int] | None = None) -> Totals:
+def sum_onto_units(
+    network: Network, quantities: Iterable[tuple[str, Tensor]], dims: Mapping[str, int] | None = None
+) -> Totals:
     """Sum over all the entries that go when a unit goes.
 
     Args:
         network: Whose units they are.
-        quantities: For a parameter's name one number for each of its entries.
-        only: For a parameter's name the only dim whose units count: those that it reads, say. An entry then counts for a unit
-            there only if the unit's removal leaves its row in place.
+        quantities: Parameters by name, with one number for each of their entries; used one after the other.
+        dims: For a parameter's name the one dim whose units count: the one that it reads, say. An entry that another of its dims
+            removes with the same unit then does not count at all.
 
     Returns:
-        The sums in float64, `[units]`. An entry that goes with a unit counts once for it, in however many dims it does.
+        The sums in float64, `[units]`. Without `dims`, an entry counts once for a unit, in however many dims that lives.
     """
     totals = np.zeros(network.unit_count)
-    for name, quantity in quantities.items():
-        dims = network.units(name)
-        for d, units in enumerate(dims):
-            if units is None or (only is not None and only[name] != d):
+    for name, quantity in quantities:
+        for d, units in enumerate(network.units(name)):
+            if units is None or (dims is not None and dims[name] != d):
                 continue
-            _add(totals, units, _sum_but(quantity, (d,)))
-            for e, others in enumerate(dims):
-                if others is not None and (e < d or (only is not None and e != d)):
-                    _take_back_twice_counted(totals, units, others, quantity, d, e)
+            _add(totals, units, _sum_but(quantity, d))
+            for e, others in enumerate(network.units(name)):
+                if others is not None and (e < d if dims is None else e != d):
+                    _take_back(totals, quantity, (d, units), (e, others))
     return totals
 
 
@@ -49,19 +50,21 @@ def _add(totals: Totals, units: Integers, values: NDArray[np.float64]) -> None:
         totals += np.bincount(factor[there], values[there], minlength=len(totals))
 
 
-def _take_back_twice_counted(totals: Totals, units: Integers, others: Integers, quantity: Tensor, d: int, e: int) -> None:
-    """Entries at a position of dim `d` and a position of dim `e` that both go with the same unit."""
+def _take_back(totals: Totals, quantity: Tensor, one: tuple[int, Integers], other: tuple[int, Integers]) -> None:
+    """Subtract the entries that lie at a unit's positions of both dims."""
+    (d, units), (e, others) = one, other
     if not np.isin(units[units >= 0], others).any():
         return
-    table = _sum_but(quantity, (d, e))
+    table = _sum_but(quantity, d, e)
     for left in units:
         for right in others:
-            rows, columns = np.nonzero((left[:, None] == right[None, :]) & (left >= 0)[:, None])
+            rows, columns = np.nonzero((left[:, None] == right) & (left[:, None] >= 0))
             totals -= np.bincount(left[rows], table[rows, columns], minlength=len(totals))
 
 
-def _sum_but(quantity: Tensor, dims: tuple[int, ...]) -> NDArray[np.float64]:
-    """The sum over all dims but these, which come first, in their order."""
-    first = quantity.movedim(dims, tuple(range(len(dims)))).flatten(len(dims)) if quantity.ndim > len(dims) else quantity.permute(dims)[..., None]
-    summed: NDArray[np.float64] = first.sum(-1, dtype=torch.float64).cpu().numpy()
-    return summed
+def _sum_but(quantity: Tensor, *dims: int) -> NDArray[np.float64]:
+    """The sum over all dims but these; they come in the order given."""
+    rest = [dim for dim in range(quantity.ndim) if dim not in dims]
+    summed = quantity.sum(rest, dtype=torch.float64) if rest else quantity.to(torch.float64)
+    array: NDArray[np.float64] = summed.cpu().numpy()
+    return array if list(dims) == sorted(dims) else array.T

@@ -1,0 +1,170 @@
+"""What can be pruned of a model, what each unit of it costs, and what cannot be pruned and why."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from secateur.axes import Axis, Cost, Frozen, Network
+from secateur.report.quantity import quantity, share
+
+MOST_NAMES = 3
+"""So many tensors are named in a row; `--json` has them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class AxisCost:
+    """An axis, and what goes with it.
+
+    Attributes:
+        axis: The axis.
+        unit: What one unit costs while all others are there.
+        whole: What depends on the axis: the network's cost less what it costs with no unit of it.
+    """
+
+    axis: Axis
+    unit: Cost
+    whole: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What `secateur inspect` found.
+
+    Attributes:
+        name: The model's name.
+        total: What the network costs.
+        axes: What can be pruned, in the order in which the network meets it.
+        frozen: What cannot: all positions with one reason at one place of the code together.
+    """
+
+    name: str
+    total: Cost
+    axes: tuple[AxisCost, ...]
+    frozen: tuple[tuple[Frozen, ...], ...]
+
+    @classmethod
+    def of(cls, name: str, network: Network) -> "Inspection":
+        """Look at a network."""
+        total = network.cost()
+        axes = tuple(
+            AxisCost(
+                axis, _less(total, network.cost({axis.name: axis.size - 1})), _less(total, network.cost({axis.name: 0}))
+            )
+            for axis in network.axes
+        )
+        groups: dict[tuple[str, str], list[Frozen]] = {}
+        for item in network.frozen:
+            groups.setdefault((item.reason, item.where), []).append(item)
+        return cls(name, total, axes, tuple(tuple(items) for items in groups.values()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for machines."""
+        return {
+            "model": self.name,
+            "cost": _numbers(self.total),
+            "axes": [
+                {
+                    "name": one.axis.name,
+                    "units": one.axis.size,
+                    "exact": one.axis.exact,
+                    "unit_cost": _numbers(one.unit),
+                    "cost": _numbers(one.whole),
+                    "slots": [{"tensor": s.tensor, "dim": s.dim, "positions": s.positions} for s in one.axis.slots],
+                }
+                for one in self.axes
+            ],
+            "frozen": [
+                {"tensor": f.tensor, "dim": f.dim, "positions": f.count, "reason": f.reason, "where": f.where}
+                for items in self.frozen
+                for f in items
+            ],
+        }
+
+    def __rich__(self) -> RenderableType:
+        """What a terminal shows."""
+        parts: list[RenderableType] = [_head(self), ""]
+        if self.axes:
+            parts += [_axes(self), "", FOOTNOTE]
+        else:
+            parts.append(Text("Nothing can be pruned.", style="yellow"))
+        return Group(*parts, "", _frozen(self)) if self.frozen else Group(*parts)
+
+
+FOOTNOTE = Text(
+    "A unit's cost is what goes with it while all others are there; an axis' share is what depends on it. Shares overlap, "
+    "because a product has two sides.",
+    style="dim",
+)
+
+
+def _head(inspection: Inspection) -> Text:
+    units, total = sum(one.axis.size for one in inspection.axes), inspection.total
+    return Text.assemble(
+        (inspection.name, "bold"),
+        f": {len(inspection.axes):,} axes with {units:,} units; {total.parameters:,} parameters, {total.macs:,} MACs, "
+        f"{quantity(total.bytes, 'B')}",
+    )
+
+
+def _axes(inspection: Inspection) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        header_style="bold",
+        title="What can be pruned",
+        title_justify="left",
+    )
+    table.add_column("axis", overflow="fold")
+    for heading in ("units", "parameters", "MACs", "bytes", "of parameters", "of MACs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("lives in", overflow="fold", style="dim")
+    total = inspection.total
+    for one in inspection.axes:
+        slots = [f"{slot}" + (f" {slot.positions} a unit" if slot.positions > 1 else "") for slot in one.axis.slots]
+        table.add_row(
+            Text(one.axis.name) if one.axis.exact else Text.assemble(one.axis.name, (" normalised", "yellow")),
+            f"{one.axis.size:,}",
+            quantity(one.unit.parameters),
+            quantity(one.unit.macs),
+            quantity(one.unit.bytes, "B"),
+            share(one.whole.parameters, total.parameters) if total.parameters else "",
+            share(one.whole.macs, total.macs) if total.macs else "",
+            Text(_first(slots)),
+        )
+    return table
+
+
+def _frozen(inspection: Inspection) -> Table:
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        header_style="bold",
+        title="What cannot be pruned",
+        title_justify="left",
+    )
+    for heading in ("reason", "line", "concerns"):
+        table.add_column(heading, overflow="fold", style="dim" if heading == "concerns" else "")
+    for items in inspection.frozen:
+        table.add_row(
+            Text(items[0].reason), Text(items[0].where), Text(_first([f"{item.tensor}:{item.dim}" for item in items]))
+        )
+    return table
+
+
+def _first(names: list[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _less(cost: Cost, without: Cost) -> Cost:
+    return Cost(cost.parameters - without.parameters, cost.macs - without.macs, cost.bytes - without.bytes)
+
+
+def _numbers(cost: Cost) -> dict[str, int]:
+    return {"parameters": cost.parameters, "macs": cost.macs, "bytes": cost.bytes}

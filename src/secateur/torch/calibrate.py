@@ -1,0 +1,149 @@
+"""One pass over data that gathers what linear layers and convolutions read: means, powers and Gram matrices."""
+
+import logging
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import DataError
+from secateur.torch.attention import open_attention
+from secateur.torch.batches import Batches, run, take
+from secateur.torch.capture import TracedNetwork
+from secateur.torch.products import Product, WatchProducts
+from secateur.torch.replicate import replicate
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moments:
+    """Means over the rows that a product read; a row is a token, or a window of an image. Mergeable, so made in any parts.
+
+    Attributes:
+        product: Whose input it is.
+        count: How many rows were seen.
+        mean: E[x], `[groups, features]` float64.
+        power: E[x^2], `[groups, features]` float64.
+        output: E[y^2] of what the product wrote, bias included, `[groups, out]` float64.
+        gram: E[x x^T], `[groups, features, features]`, or None where it was not asked for or would be too large.
+    """
+
+    product: Product
+    count: int
+    mean: Tensor
+    power: Tensor
+    output: Tensor
+    gram: Tensor | None
+
+    def merged(self, other: "Moments") -> "Moments":
+        """The moments over the rows of both."""
+        count = self.count + other.count
+        share = other.count / count
+        both = self.gram is not None and other.gram is not None
+        return Moments(
+            self.product,
+            count,
+            torch.lerp(self.mean, other.mean, share),
+            torch.lerp(self.power, other.power, share),
+            torch.lerp(self.output, other.output, share),
+            torch.lerp(self.gram, other.gram, share) if both else None,  # type: ignore[arg-type]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrate:
+    """Runs the model on data and gathers the moments of what its linear layers and convolutions read.
+
+    Memory: a Gram matrix takes `features^2` numbers (features = input channels times taps of the kernel, in each group), all of
+    them together are kept; means and powers are nothing beside them. While a batch runs, one product at a time holds `rows`
+    rows of features.
+
+    Args:
+        samples: How many samples to use, > 0.
+        rows: The most rows of a batch that a product uses, spread evenly, the same ones every time, > 0.
+        gram: Whether to gather Gram matrices.
+        limit: The most bytes that a single Gram matrix may take; larger ones are left out, which is logged.
+        dtype: What Gram matrices are added up in: `torch.float32`, or `torch.float64`.
+
+    Raises:
+        DataError: `samples` or `rows` is not positive. When called: no data, or data that do not fit the model.
+
+    Example:
+        >>> from secateur.torch import trace
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+        >>> network = trace(model, torch.zeros(1, 2))
+        >>> [moments.gram.shape for moments in Calibrate()(network, [torch.ones(5, 2)])]
+        [torch.Size([1, 2, 2]), torch.Size([1, 3, 3])]
+    """
+
+    samples: int = 1024
+    rows: int = 8192
+    gram: bool = True
+    limit: int = 1 << 29
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.rows < 1:
+            raise DataError(f"{self!r}: samples and rows are at least 1")
+
+    def __call__(self, network: TracedNetwork, batches: Batches, tensors: Collection[str] | None = None) -> tuple[Moments, ...]:
+        """Gather the moments.
+
+        Args:
+            network: Whose model to run, on a copy in eval mode.
+            batches: Data; see `secateur.torch.batches`. Targets are not looked at.
+            tensors: The parameters whose products count; None = all.
+
+        Returns:
+            Moments for each product, in the order in which the model runs them; a product that runs several times in a batch has
+            one entry.
+        """
+        found: dict[Product, Moments] = {}
+
+        def visit(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
+            y = run()
+            if tensors is None or product.tensor in tensors:
+                seen = self._moments(product, x, y)
+                found[product] = found[product].merged(seen) if product in found else seen
+            return y
+
+        copy = evaluation_copy(network.model)
+        for inputs, _ in take(batches, self.samples):
+            with undisturbed(), WatchProducts(copy, visit):
+                run(copy, inputs)
+        return tuple(found.values())
+
+    def _moments(self, product: Product, x: Tensor, y: Tensor) -> Moments:
+        rows = product.read(x, self.rows).to(self.dtype)
+        written = product.written(y, self.rows).to(torch.float64)
+        groups, count, features = rows.shape
+        gram = None
+        if self.gram and groups * features**2 * self.dtype.itemsize <= self.limit:
+            gram = rows.mT @ rows / count
+        elif self.gram:
+            logger.warning("%s reads %d features: too many for a Gram matrix within %d bytes", product.tensor, features, self.limit)
+        wide = rows.to(torch.float64)
+        return Moments(product, count, wide.mean(1), wide.square().mean(1), written.square().mean(1), gram)
+
+
+def evaluation_copy(model: nn.Module) -> nn.Module:
+    """A copy in eval mode, attention opened, that shares the weights of the model."""
+    copy = replicate(model, lambda tensor: tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone())
+    open_attention(copy)
+    return copy.eval()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """No gradients, no fused path of torch's transformer layers, which would hide products, and the same random numbers."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
