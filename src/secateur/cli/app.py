@@ -24,6 +24,9 @@ from secateur.report import RECORD, RunRecord, write
 from secateur.torch import trace
 
 MODEL = "module:factory, path/file.py:factory, timm/NAME, torchvision/NAME or hf/FOLDER"
+PIPED_WIDTH = 120
+"""Columns of the output where no terminal says how many there are."""
+
 EXAMPLE = files("secateur.cli").joinpath("example.toml").read_text(encoding="utf-8")
 
 HELP = f"""Prune trained PyTorch models: smaller, faster, and proved right.
@@ -109,7 +112,7 @@ def inspect(
             network = trace(subject.model, subject.inputs)
         return Inspection.of(subject.name, network)
 
-    _run(work, as_json, debug)
+    _run(work, as_json, debug, lasting=False)
 
 
 @app.command(help=escape(HELP_PRUNE))
@@ -144,7 +147,7 @@ def bench(
         with stages.stage("measure"):
             return compare(one, other, runs=runs, seconds=seconds, threads=threads)
 
-    _run(work, as_json, debug)
+    _run(work, as_json, debug, lasting=False)
 
 
 @app.command(help="Draw report.html again, from the report.json beside it.")
@@ -157,12 +160,12 @@ def report(
     _run(lambda _: Page(write(RunRecord.read(run / RECORD), run)), as_json, debug)
 
 
-def _run(work: Callable[[Stages], Result], as_json: bool, debug: bool) -> None:
+def _run(work: Callable[[Stages], Result], as_json: bool, debug: bool, *, lasting: bool = True) -> None:
     """Do the work with its progress shown, then print what it came to; or say what went wrong."""
     with reported(as_json=as_json, debug=debug):
-        with Stages("none" if as_json else None) as stages:
+        with Stages("none" if as_json else None, lasting=lasting) as stages:
             result = work(stages)
         if as_json:
             sys.stdout.write(json.dumps(result.to_json(), indent=2) + "\n")
         else:
-            Console(highlight=False).print(result)
+            Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False).print(result)

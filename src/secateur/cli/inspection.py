@@ -11,7 +11,7 @@ from rich.text import Text
 from secateur.axes import Axis, Cost, Frozen, Network
 from secateur.report.quantity import quantity, share
 
-MOST_NAMES = 3
+MOST_NAMES = 4
 """So many tensors are named in a row; `--json` has them all."""
 
 
@@ -88,7 +88,7 @@ class Inspection:
         """What a terminal shows."""
         parts: list[RenderableType] = [_head(self), ""]
         if self.axes:
-            parts += [_axes(self), "", FOOTNOTE]
+            parts += [_axes(self), "", FOOTNOTE, "", _together(self)]
         else:
             parts.append(Text("Nothing can be pruned.", style="yellow"))
         return Group(*parts, "", _frozen(self)) if self.frozen else Group(*parts)
@@ -111,21 +111,19 @@ def _head(inspection: Inspection) -> Text:
 
 
 def _axes(inspection: Inspection) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        header_style="bold",
-        title="What can be pruned",
-        title_justify="left",
-    )
-    table.add_column("axis", overflow="fold")
-    for heading in ("units", "parameters", "MACs", "bytes", "of parameters", "of MACs"):
+    table = _titled("What can be pruned")
+    table.add_column("axis", overflow="fold", ratio=1)
+    for heading in (
+        "units",
+        "parameters\na unit",
+        "MACs\na unit",
+        "bytes\na unit",
+        "of all\nparameters",
+        "of all\nMACs",
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("lives in", overflow="fold", style="dim")
     total = inspection.total
     for one in inspection.axes:
-        slots = [f"{slot}" + (f" {slot.positions} a unit" if slot.positions > 1 else "") for slot in one.axis.slots]
         table.add_row(
             Text(one.axis.name) if one.axis.exact else Text.assemble(one.axis.name, (" normalised", "yellow")),
             f"{one.axis.size:,}",
@@ -134,27 +132,38 @@ def _axes(inspection: Inspection) -> Table:
             quantity(one.unit.bytes, "B"),
             share(one.whole.parameters, total.parameters) if total.parameters else "",
             share(one.whole.macs, total.macs) if total.macs else "",
-            Text(_first(slots)),
         )
+    return table
+
+
+def _together(inspection: Inspection) -> Table:
+    table = _titled("What goes together")
+    table.add_column("axis", overflow="fold")
+    table.add_column("runs through", overflow="fold", style="dim", ratio=1)
+    for one in inspection.axes:
+        modules = dict.fromkeys(slot.tensor.rpartition(".")[0] or slot.tensor for slot in one.axis.slots)
+        table.add_row(Text(one.axis.name), Text(_first(list(modules))))
     return table
 
 
 def _frozen(inspection: Inspection) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        header_style="bold",
-        title="What cannot be pruned",
-        title_justify="left",
-    )
-    for heading in ("reason", "line", "concerns"):
-        table.add_column(heading, overflow="fold", style="dim" if heading == "concerns" else "")
+    table = _titled("What cannot be pruned")
+    table.add_column("reason, and the line that decides it", overflow="fold", ratio=1)
+    table.add_column("concerns", overflow="fold", ratio=1, style="dim")
     for items in inspection.frozen:
+        reason, where = items[0].reason, items[0].where
         table.add_row(
-            Text(items[0].reason), Text(items[0].where), Text(_first([f"{item.tensor}:{item.dim}" for item in items]))
+            Text(reason).append(f"\n  {where}" if where else "", style="cyan"),
+            Text(_first([f"{item.tensor}:{item.dim}" for item in items])),
         )
     return table
+
+
+def _titled(title: str) -> Table:
+    return Table(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", expand=True,
+        title=title, title_justify="left", title_style="bold underline",
+    )  # fmt: skip
 
 
 def _first(names: list[str]) -> str:

@@ -19,11 +19,16 @@ class Stages:
     """The stages of the work, in their order; a context in which they are shown on stderr.
 
     Call it as `stages(name, done, total)`: with 0 done a stage begins, with all done it ends.
+
+    Args:
+        style: How; by default bars in a terminal, else lines.
+        lasting: Whether what was shown stays; for work of a few seconds it does not.
+        console: Where; by default stderr.
     """
 
-    def __init__(self, style: Style | None = None, console: Console | None = None) -> None:
+    def __init__(self, style: Style | None = None, *, lasting: bool = True, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
-        self._style: Style = style or ("bars" if self._console.is_terminal else "lines")
+        self._style: Style = style or ("bars" if self._console.is_terminal else "lines" if lasting else "none")
         self._bars = Progress(
             SpinnerColumn(finished_text=Text("✓", style="green")),
             TextColumn("{task.description}"),
@@ -31,6 +36,7 @@ class Stages:
             _Seconds(),
             TextColumn("{task.fields[note]}", style="bold"),
             console=self._console,
+            transient=not lasting,
         )
         self._current: tuple[str, TaskID, float] | None = None
 

@@ -87,7 +87,9 @@ def take(batches: Batches, samples: int, at_most: int | None = None) -> Iterator
         if left <= 0:
             break
     if left == samples:
-        raise DataError("there is no data: the batches are empty or already used up; give a list or a data loader with samples")
+        raise DataError(
+            "there is no data: the batches are empty or already used up; give a list or a data loader with samples"
+        )
 
 
 def batch_size(inputs: Inputs) -> int:
@@ -209,5 +211,7 @@ def _check_labels(logits: Tensor, targets: Tensor) -> None:
 def _scalar(loss: Any) -> Tensor:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         shape = f" of shape {list(loss.shape)}" if isinstance(loss, Tensor) else ""
-        raise DataError(f"the loss came out as a {type(loss).__name__}{shape}; it is one number, the mean over the batch")
+        raise DataError(
+            f"the loss came out as a {type(loss).__name__}{shape}; it is one number, the mean over the batch"
+        )
     return loss.reshape(())

@@ -89,7 +89,9 @@ class Calibrate:
         if self.samples < 1 or self.rows < 1:
             raise DataError(f"{self!r}: samples and rows are at least 1")
 
-    def __call__(self, network: TracedNetwork, batches: Batches, tensors: Collection[str] | None = None) -> tuple[Moments, ...]:
+    def __call__(
+        self, network: TracedNetwork, batches: Batches, tensors: Collection[str] | None = None
+    ) -> tuple[Moments, ...]:
         """Gather the moments.
 
         Args:
@@ -124,14 +126,18 @@ class Calibrate:
         if self.gram and groups * features**2 * self.dtype.itemsize <= self.limit:
             gram = rows.mT @ rows / count
         elif self.gram:
-            logger.warning("%s reads %d features: too many for a Gram matrix within %d bytes", product.tensor, features, self.limit)
+            logger.warning(
+                "%s reads %d features: too many for a Gram matrix within %d bytes", product.tensor, features, self.limit
+            )
         wide = rows.to(torch.float64)
         return Moments(product, count, wide.mean(1), wide.square().mean(1), written.square().mean(1), gram)
 
 
 def evaluation_copy(model: nn.Module) -> nn.Module:
     """A copy in eval mode, attention opened, that shares the weights of the model."""
-    copy = replicate(model, lambda tensor: tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone())
+    copy = replicate(
+        model, lambda tensor: tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+    )
     open_attention(copy)
     return copy.eval()
 

@@ -42,7 +42,9 @@ class BatchNormScale:
         """Score the units; see `Score`."""
         scales = _scales(network)
         counts = sum_onto_units(network, ((name, torch.ones(network.tensors[name].shape)) for name in scales))
-        totals = sum_onto_units(network, ((name, weight.abs()) for name, weight in prunable(network).items() if name in scales))
+        totals = sum_onto_units(
+            network, ((name, weight.abs()) for name, weight in prunable(network).items() if name in scales)
+        )
         found = by_axis(network, totals / counts.clip(min=1))
         without = [axis.name for axis in network.axes if not counts[network.unit_range(axis.name)].all()]
         if not without:

@@ -113,7 +113,9 @@ def _weights_times_gradients(
 ) -> Iterator[tuple[int, Totals]]:
     """For each piece of data its number of samples and, for each unit, the sum of weight times gradient of the mean loss."""
     if batches is None:
-        raise DataError(f"{type(score).__name__} needs data: call score(network, batches) with batches of (inputs, targets)")
+        raise DataError(
+            f"{type(score).__name__} needs data: call score(network, batches) with batches of (inputs, targets)"
+        )
     names = list(prunable(network))
     copy = _differentiable_copy(network.model, names)
     parameters = {name: parameter for name, parameter in copy.named_parameters() if name in names}
@@ -125,7 +127,9 @@ def _weights_times_gradients(
 
 def _differentiable_copy(model: nn.Module, names: list[str]) -> nn.Module:
     """A copy in eval mode that shares the weights, and wants gradients for the named ones alone, frozen or not."""
-    copy = replicate(model, lambda tensor: tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone())
+    copy = replicate(
+        model, lambda tensor: tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+    )
     open_attention(copy)
     for name, parameter in copy.named_parameters():
         parameter.requires_grad_(name in names)
@@ -145,7 +149,9 @@ def _gradients(
         if not torch.isfinite(value.detach()):
             raise DataError(f"the loss is {value.item()} on a batch; look for values in the data that are not finite")
         if not value.requires_grad:
-            raise DataError("the loss does not depend on the parameters; compute it from the model's output, without detach()")
+            raise DataError(
+                "the loss does not depend on the parameters; compute it from the model's output, without detach()"
+            )
         found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
     return {name: gradient for name, gradient in zip(parameters, found, strict=True) if gradient is not None}
 

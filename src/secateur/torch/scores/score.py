@@ -45,7 +45,10 @@ class Magnitude:
     Example:
         >>> from secateur.torch import trace
         >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
-        >>> _ = model[0].weight.data.copy_(torch.tensor([[3.0], [0.0]])), model[1].weight.data.copy_(torch.tensor([[4.0, 1.0]]))
+        >>> _ = (
+        ...     model[0].weight.data.copy_(torch.tensor([[3.0], [0.0]])),
+        ...     model[1].weight.data.copy_(torch.tensor([[4.0, 1.0]])),
+        ... )
         >>> Magnitude()(trace(model, torch.zeros(1, 1)))["0"].tolist()
         [5.0, 1.0]
 
@@ -99,10 +102,13 @@ def prunable(network: TracedNetwork) -> dict[str, Tensor]:
         if not parameter.is_floating_point() or all(units is None for units in network.units(name)):
             continue
         if parameter.is_meta:
-            raise ModelError(f"{name!r} is on the meta device and has no values; materialise the model before scoring it")
+            raise ModelError(
+                f"{name!r} is on the meta device and has no values; materialise the model before scoring it"
+            )
         wrong = int((~torch.isfinite(parameter.detach())).sum())
         if wrong:
-            raise ModelError(f"{name!r} holds {wrong} values that are NaN or infinite; load finite weights before scoring")
+            raise ModelError(
+                f"{name!r} holds {wrong} values that are NaN or infinite; load finite weights before scoring"
+            )
         found[name] = parameter.detach()
     return found
-

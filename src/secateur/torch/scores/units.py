@@ -32,7 +32,7 @@ def sum_onto_units(
         for d, units in enumerate(network.units(name)):
             if units is None or (dims is not None and dims[name] != d):
                 continue
-            _add(totals, units, _sum_but(quantity, d))
+            add_at(totals, units, _sum_but(quantity, d))
             for e, others in enumerate(network.units(name)):
                 if others is not None and (e < d if dims is None else e != d):
                     _take_back(totals, quantity, (d, units), (e, others))
@@ -44,7 +44,7 @@ def by_axis(network: Network, totals: Totals) -> dict[str, NDArray[np.float64]]:
     return {axis.name: totals[network.unit_range(axis.name)].copy() for axis in network.axes}
 
 
-def _add(totals: Totals, units: Integers, values: NDArray[np.float64]) -> None:
+def add_at(totals: Totals, units: Integers, values: NDArray[np.float64]) -> None:
     for factor in units:
         there = factor >= 0
         totals += np.bincount(factor[there], values[there], minlength=len(totals))
