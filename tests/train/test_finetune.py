@@ -5,6 +5,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,16 @@ class TestDefaults:
         FineTune()(model, [{"x": inputs, "labels": targets} for inputs, targets in batches_of()])
 
         assert same(state(model.inner), state(expected))
+
+    def test_targets_are_used_although_the_model_has_a_loss_too(self) -> None:
+        class Output(nn.Sequential):
+            def forward(self, input: Tensor) -> Any:
+                logits = super().forward(input)
+                return SimpleNamespace(loss=logits.sum() * torch.nan, logits=logits)
+
+        trained, expected = Output(*model_of()).eval(), FineTune()(model_of(), batches_of())
+
+        assert same(state(FineTune()(trained, batches_of())), state(expected))
 
     def test_a_given_loss_gets_the_output_as_it_is(self) -> None:
         class Pair(nn.Sequential):
@@ -292,7 +303,7 @@ class TestTeacher:
         model = model_of()
         inputs = [inputs for inputs, _ in batches_of()]
         before = mean_loss(model, batches_of())
-        FineTune(epochs=8, learning_rate=0.02, distill=Distill(weight=1.0))(model, inputs, teacher)
+        FineTune(epochs=8, distill=Distill(weight=1.0))(model, inputs, teacher)
 
         assert mean_loss(model, batches_of()) < 0.5 * before
 
@@ -427,7 +438,8 @@ class TestData:
         [
             ([], "data, a list, has no batches; give at least one"),
             (iter([]), "gave no batches in epoch 1 of 1"),
-            (7, "data is a int, which cannot be iterated"),
+            (torch.ones(8, 4), "got one Tensor"),
+            (7, "data is an iterable of batches, such as a list or a DataLoader; got one int"),
         ],
     )
     def test_empty_data_is_refused(self, data: Any, message: str) -> None:
@@ -436,20 +448,30 @@ class TestData:
 
     def test_inputs_without_targets_need_a_loss_of_the_model(self) -> None:
         with pytest.raises(
-            DataError, match=r"batch 1 of epoch 1 has no targets, and the model's output \(Tensor\) no .loss"
+            DataError, match=r"batch 1 of epoch 1: the batch has no targets, and the model's output \(Tensor\) no loss"
         ):
             FineTune()(model_of(), [inputs for inputs, _ in batches_of()])
 
     def test_inputs_that_do_not_fit_are_named_with_their_batch(self) -> None:
         data = [*batches_of(2), (torch.zeros(8, 5, dtype=torch.float64), torch.zeros(8, dtype=torch.int64))]
         with pytest.raises(
-            DataError, match=r"Sequential cannot be run on batch 3 of epoch 1, \[8, 5\] float64: RuntimeError"
+            DataError, match=r"batch 3 of epoch 1: Sequential cannot run on .* of shape \(8, 5\): RuntimeError"
         ):
             FineTune()(model_of(), data)
 
+    def test_labels_of_other_data_are_refused(self) -> None:
+        inputs, targets = batches_of()[0]
+        with pytest.raises(DataError, match=r"batch 1 of epoch 1: the labels go from 7 to 9, .* 3 classes"):
+            FineTune()(model_of(), [(inputs, targets + 7)])
+
+    def test_cross_entropy_of_a_single_class_is_refused(self) -> None:
+        """It is 0 whatever the model does: training would end well, and have changed nothing."""
+        with pytest.raises(DataError, match=r"two classes or more, and the logits have the shape \[8, 1\]; pass loss="):
+            FineTune()(nn.Linear(4, 1).double(), [(batches_of()[0][0], torch.zeros(8, dtype=torch.int64))])
+
     def test_a_last_batch_too_small_for_a_normalisation_is_explained(self) -> None:
         with pytest.raises(
-            DataError, match=r"batch 2 of epoch 1, \[1, 4\] float64.*the last batch, which may be smaller"
+            DataError, match=r"batch 2 of epoch 1: .* of shape \(1, 4\): ValueError: Expected more than 1 value"
         ):
             FineTune()(model_of(), [batches_of()[0], (torch.zeros(1, 4, dtype=torch.float64), torch.tensor([0]))])
 
@@ -457,11 +479,11 @@ class TestData:
         ("loss", "message"),
         [
             (lambda output, targets: output.sum(1), r"must be a tensor with one number, such as a mean"),
-            (lambda output, targets: output.mean().item(), r"the loss of batch 1 of epoch 1 is float; it must be"),
+            (lambda output, targets: output.mean().item(), r"batch 1 of epoch 1: the loss is a float; it must be"),
             (lambda output, targets: output.mean().detach(), "does not depend on any trainable parameter"),
             (
                 lambda output, targets: F.mse_loss(output, targets[:2]),
-                r"cannot be computed .* with targets \[8\] int64",
+                r"cannot be computed: RuntimeError: .*\(tests/train/test_finetune.py:\d+\).*targets are a tensor of shape \[8\]",
             ),
         ],
     )

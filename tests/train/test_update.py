@@ -21,18 +21,37 @@ def line() -> nn.Linear:
 
 class TestFactory:
     def test_it_gets_vectors_without_weight_decay(self) -> None:
-        made: list[list[dict[str, Any]]] = []
+        made: list[Any] = []
 
-        def factory(groups: list[dict[str, Any]], *, lr: float) -> torch.optim.Optimizer:
-            made.append(groups)
-            return torch.optim.SGD(groups, lr=lr)
+        def factory(*args: Any, **keywords: Any) -> torch.optim.Optimizer:
+            made.extend((args, keywords))
+            return torch.optim.SGD(*args, **keywords)
 
         Updater(layer := line(), factory, 0.1, 0.25)
 
-        assert [(group["params"], group["weight_decay"]) for group in made[0]] == [
-            ([layer.weight], 0.25),
-            ([layer.bias], 0.0),
+        groups = [{"params": [layer.weight], "weight_decay": 0.25}, {"params": [layer.bias], "weight_decay": 0.0}]
+        assert [{name: group[name] for name in ("params", "weight_decay")} for group in made[0][0]] == groups
+        assert made[1] == {"lr": 0.1}
+
+    def test_it_has_its_own_values_where_none_is_given(self) -> None:
+        optimizer = Updater(line(), partial(torch.optim.AdamW, lr=0.3, weight_decay=0.7)).optimizer
+
+        assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.3, 0.7)]
+
+    def test_a_given_rate_comes_before_its_own(self) -> None:
+        assert Updater(line(), partial(torch.optim.AdamW, lr=0.3), learning_rate=0.2).rates == [0.2]
+
+    def test_the_default_is_nesterovs_momentum(self) -> None:
+        """The rate and the decay belong to it, and come to no other optimiser."""
+        optimizer = Updater(line()).optimizer
+
+        assert isinstance(optimizer, torch.optim.SGD)
+        names = ("lr", "weight_decay", "momentum", "nesterov")
+        assert [[group[name] for name in names] for group in optimizer.param_groups] == [
+            [0.1, 5e-4, 0.9, True],
+            [0.1, 0.0, 0.9, True],
         ]
+        assert Updater(line(), torch.optim.AdamW).rates == [1e-3]
 
     def test_frozen_and_tied_parameters_come_never_and_once(self) -> None:
         model = nn.Sequential(line(), line(), line())
@@ -53,7 +72,7 @@ class TestFactory:
                 lambda params, lr: torch.optim.SGD(line().parameters(), lr=lr),
                 "over other parameters than the 2 it was given",
             ),
-            (lambda params, lr: torch.optim.SGD(params[:1], lr=lr), "let it use its first argument"),
+            (lambda params, lr: torch.optim.SGD(params[0]["params"][:1], lr=lr), "let it use its first argument"),
         ],
     )
     def test_one_that_makes_something_else_is_refused(self, factory: Any, message: str) -> None:
@@ -68,7 +87,7 @@ class TestFactory:
                 rates.append(self.param_groups[0]["lr"])
 
         recipe = FineTune(
-            optimizer=lambda params, lr: Noting(params, lr=8.0),
+            optimizer=partial(Noting, lr=8.0),
             schedule=lambda step, steps: 0.5**step,
             loss=nn.functional.mse_loss,
         )

@@ -5,7 +5,7 @@ from secateur.axes.cost import Contraction, Cost, TensorSpec
 from secateur.axes.labels import ONE, Dim, Dims, Fixed, Integers, Labels, Reason
 from secateur.axes.network import Axis, Frozen, Network, Scores, Slot
 from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
-from secateur.axes.sizes import Attribute, Expression, Operation, SizeUse, Width
+from secateur.axes.sizes import Attribute, Comparison, Expression, Operation, SizeUse, Width
 
 __all__ = [
     "ONE",
@@ -13,6 +13,7 @@ __all__ = [
     "AttributeChange",
     "Axis",
     "AxisCut",
+    "Comparison",
     "Contraction",
     "Cost",
     "Dim",

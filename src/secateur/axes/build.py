@@ -1,7 +1,7 @@
 """From a watched run to a `Network`: which classes of labels are units, which units are an axis, and what stays frozen."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from secateur.axes.labels import CONSTANT, Dims, Fixed, Integers, Labels, Reason
 from secateur.axes.network import Axis, Frozen, Network, Slot
 from secateur.axes.sizes import (
     Attribute,
+    Comparison,
     Expression,
     Operation,
     SizeUse,
@@ -17,6 +18,7 @@ from secateur.axes.sizes import (
     attributes_of,
     count_kept,
     follow,
+    widths_of,
 )
 from secateur.axes.solve import FREE, Solution, solve
 from secateur.errors import AttributeFollowError
@@ -34,6 +36,7 @@ class Run:
         tensors: Every parameter and buffer with the labels of its dims.
         contractions: `(factor, dims, where)` of each operator that multiplies and adds.
         uses: Integers of the code that are used as sizes.
+        comparisons: What the code asks about such integers.
         opened: Paths of fused modules that were opened.
         spared: For a tensor's name, the dims along which masking leaves it as it is, because its norm divides something.
     """
@@ -42,6 +45,7 @@ class Run:
     tensors: dict[str, tuple[TensorSpec, Dims]] = field(default_factory=dict)
     contractions: list[tuple[int, Dims, str]] = field(default_factory=list)
     uses: list[SizeUse] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
     opened: tuple[str, ...] = ()
     spared: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -84,7 +88,10 @@ class _Classes:
             tensors={name: spec for name, (spec, _) in self.run.tensors.items()},
             dims=dims,
             contractions=tuple(self._contraction(c) for c in self.run.contractions),
-            uses=tuple(self._size_uses()),
+            uses=tuple(SizeUse(self._expression(u.expression), self._whole(u.dim), u.where) for u in self.run.uses),
+            comparisons=tuple(
+                replace(c, left=self._expression(c.left), right=self._expression(c.right)) for c in self.run.comparisons
+            ),
             opened=self.run.opened,
             spared=self.run.spared,
         )
@@ -164,12 +171,6 @@ class _Classes:
                 factor *= dim.shape[1]
         return Contraction(factor, tuple(u for u, _ in units if u is not None), where)
 
-    def _size_uses(self) -> list[SizeUse]:
-        uses = []
-        for use in self.run.uses:
-            uses.append(SizeUse(self._expression(use.expression), self._whole(use.dim), use.where))
-        return uses
-
     def _whole(self, dim: Integers) -> Integers:
         units = self._units(dim)
         return np.full((1, dim.shape[1]), CONSTANT) if units is None else units
@@ -188,49 +189,52 @@ class _Classes:
         index = _UseIndex(network)
         frozen = False
         for number, (axis, group) in enumerate(zip(network.axes, self.groups, strict=True)):
-            touched = index.touching(number)
-            for removed in (1, axis.size // 2):
+            uses, comparisons = index.touching(number)
+            for removed in (1, axis.size // 2, axis.size - 1):
                 mask = np.ones(network.unit_count, dtype=bool)
                 mask[network.unit_range(axis.name)][-removed:] = False
-                if (error := _conflict(touched, mask)) is not None:
-                    self._freeze(group, Reason(str(error), ""))
+                if (error := _conflict(uses, comparisons, mask)) is not None:
+                    self._freeze(group, Reason(str(error)))
                     frozen = True
                     break
         return frozen
 
 
-def _conflict(uses: Sequence[SizeUse], mask: np.ndarray) -> AttributeFollowError | None:
+def _conflict(
+    uses: Sequence[SizeUse], comparisons: Sequence[Comparison], mask: np.ndarray
+) -> AttributeFollowError | None:
     try:
-        follow(uses, count_kept(mask))
+        follow(uses, count_kept(mask), comparisons)
     except AttributeFollowError as error:
         return error
     return None
 
 
 class _UseIndex:
-    """Which size uses an axis has a part in: those that see its units, and those that share an attribute with one that does."""
+    """Which uses and comparisons an axis has a part in: they see its units, or share an attribute with one that does."""
 
     def __init__(self, network: Network) -> None:
-        self.uses = network.uses
+        self.items: tuple[SizeUse | Comparison, ...] = (*network.uses, *network.comparisons)
         self.axis_of = np.repeat(np.arange(len(network.axes)), [axis.size for axis in network.axes])
         self.known: dict[int, Integers] = {}
         self.by_axis: dict[int, list[int]] = {}
         self.by_attribute: dict[Attribute, list[int]] = {}
-        for i, use in enumerate(self.uses):
-            for axis in {int(a) for dim in _dims_of(use) for a in self._axes(dim)}:
+        for i, item in enumerate(self.items):
+            for axis in {int(a) for dim in _dims_of(item) for a in self._axes(dim)}:
                 self.by_axis.setdefault(axis, []).append(i)
-            for attribute in attributes_of(use.expression):
+            for attribute in _attributes_of(item):
                 self.by_attribute.setdefault(attribute, []).append(i)
 
-    def touching(self, axis: int) -> list[SizeUse]:
+    def touching(self, axis: int) -> tuple[list[SizeUse], list[Comparison]]:
         todo = list(self.by_axis.get(axis, ()))
         chosen = set(todo)
         while todo:
-            for attribute in attributes_of(self.uses[todo.pop()].expression):
+            for attribute in _attributes_of(self.items[todo.pop()]):
                 new = [i for i in self.by_attribute[attribute] if i not in chosen]
                 chosen.update(new)
                 todo.extend(new)
-        return [self.uses[i] for i in sorted(chosen)]
+        items = [self.items[i] for i in sorted(chosen)]
+        return [i for i in items if isinstance(i, SizeUse)], [i for i in items if isinstance(i, Comparison)]
 
     def _axes(self, dim: Integers) -> Integers:
         if id(dim) not in self.known:
@@ -238,18 +242,17 @@ class _UseIndex:
         return self.known[id(dim)]
 
 
-def _dims_of(use: SizeUse) -> list[Integers]:
-    return [use.dim, *_widths(use.expression)]
+def _expressions_of(item: SizeUse | Comparison) -> tuple[Expression, ...]:
+    return (item.expression,) if isinstance(item, SizeUse) else (item.left, item.right)
 
 
-def _widths(expression: Expression) -> list[Integers]:
-    match expression:
-        case Width(dim):
-            return [dim]
-        case Operation(_, left, right):
-            return [*_widths(left), *_widths(right)]
-        case _:
-            return []
+def _attributes_of(item: SizeUse | Comparison) -> set[Attribute]:
+    return set().union(*map(attributes_of, _expressions_of(item)))
+
+
+def _dims_of(item: SizeUse | Comparison) -> list[Integers]:
+    dims = [dim for expression in _expressions_of(item) for dim in widths_of(expression)]
+    return [item.dim, *dims] if isinstance(item, SizeUse) else dims
 
 
 def _module_of(tensor: str) -> str:

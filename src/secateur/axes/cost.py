@@ -78,6 +78,8 @@ class CostModel:
         owner, positions, axes = zip(*self._segments, strict=True)
         self._starts = np.unique(np.array(owner), return_index=True)[1]
         self._axes = _padded([list(a) for a in axes], len(self._sizes))
+        # A second, different unit of the same axis (an outer product of an axis with itself) has one choice less.
+        self._already = _padded([[a[:i].count(axis) for i, axis in enumerate(a)] for a in axes], 0)
         self._tensors = len(rows) - len(contractions)
         self._parameters = np.array([spec.parameter for spec in specs], dtype=np.int64)
         self._itemsizes = np.array([spec.itemsize for spec in specs], dtype=np.int64)
@@ -89,7 +91,7 @@ class CostModel:
 
     def cost(self, kept: NDArray[np.int64]) -> Cost:
         """The cost with `kept[axis]` units left of each axis."""
-        units = np.append(kept, 1)[self._axes].prod(axis=1)
+        units = (np.append(kept, 1)[self._axes] - self._already).prod(axis=1)
         counts = np.add.reduceat(self._positions * units, self._starts)
         numbers = self._factors * counts[self._products].prod(axis=1)
         stored, macs = numbers[: self._tensors], numbers[self._tensors :]
@@ -99,15 +101,16 @@ class CostModel:
         """The number of a dim; its segments are listed when it is first met."""
         if id(units) not in self._known:
             index = self._known[id(units)] = len(self._known) + 1
-            axes = self._axis_of[units]
+            axes = np.sort(self._axis_of[units], axis=0)
             number = np.zeros(axes.shape[1], dtype=np.int64)
             for row in axes:
                 # Numbered anew after each factor, because powers of the number of axes overflow.
                 number = np.unique(number * (len(self._sizes) + 1) + row + 1, return_inverse=True)[1]
             _, first, positions = np.unique(number, return_index=True, return_counts=True)
             for column, n in zip(axes[:, first].T.tolist(), positions.tolist(), strict=True):
-                members = tuple(axis for axis in column if axis >= 0)
-                self._segments.append((index, n // prod(int(self._sizes[a]) for a in members), members))
+                members = tuple(sorted(axis for axis in column if axis >= 0))
+                choices = prod(int(self._sizes[a]) - members[:i].count(a) for i, a in enumerate(members))
+                self._segments.append((index, n // choices, members))
         return self._known[id(units)]
 
 

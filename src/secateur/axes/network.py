@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from secateur.axes.cost import Contraction, Cost, CostModel, TensorSpec
 from secateur.axes.labels import Integers
 from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
-from secateur.axes.sizes import SizeUse, count_kept, follow
+from secateur.axes.sizes import Comparison, SizeUse, count_kept, follow
 from secateur.errors import PlanError
 
 Scores = Mapping[str, NDArray[np.float64]]
@@ -80,6 +80,7 @@ class Network:
         dims: For each tensor, each dim's units `[factors, n]` as global unit numbers, -1 = always there; None = never shrinks.
         contractions: What multiplies and adds, for the cost.
         uses: The integers of the code that must follow.
+        comparisons: What the code asks about them, and must be answered as before.
         opened: Paths of fused modules that were opened to be watched.
         spared: For a tensor's name, the dims along which masking must not zero it, because its norm divides something.
     """
@@ -90,6 +91,7 @@ class Network:
     dims: Mapping[str, tuple[Integers | None, ...]] = field(repr=False)
     contractions: tuple[Contraction, ...] = field(repr=False, default=())
     uses: tuple[SizeUse, ...] = field(repr=False, default=())
+    comparisons: tuple[Comparison, ...] = field(repr=False, default=())
     opened: tuple[str, ...] = field(repr=False, default=())
     spared: Mapping[str, tuple[int, ...]] = field(repr=False, default_factory=dict)
 
@@ -154,7 +156,7 @@ class Network:
         axes = tuple(
             AxisCut(a.name, a.size, tuple(np.flatnonzero(mask[self.unit_range(a.name)]).tolist())) for a in self.axes
         )
-        attributes = follow(self.uses, count_kept(mask))
+        attributes = follow(self.uses, count_kept(mask), self.comparisons)
         return Plan(
             axes=axes,
             tensors=tuple(cut for name in self.dims if (cut := self._cut(name, mask)) is not None),

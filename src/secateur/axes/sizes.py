@@ -5,7 +5,8 @@ of a dim) and what was computed from them (`Operation`). Wherever such an intege
 *this expression must equal the number of positions that stay here*. Solving those equations gives the new attributes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +78,35 @@ class SizeUse:
     where: str
 
 
+COMPARISONS: dict[str, Callable[[int, int], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Comparison:
+    """The code asks whether `left symbol right`, and the compact model must get the same answer.
+
+    Attributes:
+        symbol: One of `COMPARISONS`.
+        left: What the code compares.
+        right: With what.
+        outcome: The answer in the dense model.
+        where: The line that asks.
+    """
+
+    symbol: str
+    left: Expression
+    right: Expression
+    outcome: bool
+    where: str
+
+
 Count = Callable[[Integers], int]
 
 
@@ -90,18 +120,19 @@ def count_kept(keep: np.ndarray) -> Count:
     return count
 
 
-def follow(uses: Sequence[SizeUse], count: Count) -> dict[Attribute, int]:
+def follow(uses: Sequence[SizeUse], count: Count, comparisons: Sequence[Comparison] = ()) -> dict[Attribute, int]:
     """Solve for the attributes' new values.
 
     Args:
         uses: The equations; every expression must come out as `count(use.dim)`.
         count: How many positions of a dim stay.
+        comparisons: Questions that must be answered as before.
 
     Returns:
         The new value of every attribute that the equations determine.
 
     Raises:
-        AttributeFollowError: No values satisfy all equations; names the line and the attribute.
+        AttributeFollowError: No values satisfy all equations, or a question gets another answer; names the line.
     """
     values: dict[Attribute, int] = {}
     open_uses = list(uses)
@@ -124,7 +155,21 @@ def follow(uses: Sequence[SizeUse], count: Count) -> dict[Attribute, int]:
         if len(left) == len(open_uses):
             _assume_unchanged(attributes_of(left[0].expression) - values.keys(), values)
         open_uses = left
+    for comparison in comparisons:
+        _check(comparison, values, count)
     return values
+
+
+def _check(comparison: Comparison, values: Mapping[Attribute, int], count: Count) -> None:
+    sides = (comparison.left, comparison.right)
+    known = {attribute: attribute.value for side in sides for attribute in attributes_of(side)} | dict(values)
+    left, right = (evaluate(side, known, count) for side in sides)
+    if COMPARISONS[comparison.symbol](left, right) != comparison.outcome:
+        asked = f"{describe(comparison.left)} {comparison.symbol} {describe(comparison.right)}"
+        raise AttributeFollowError(
+            f"{comparison.where}: the code branches on {asked}, which was {comparison.outcome} and would no longer be, "
+            f"with {left} and {right}; keep more units, or exclude the axis"
+        )
 
 
 def evaluate(expression: Expression, values: Mapping[Attribute, int], count: Count) -> int:
@@ -149,6 +194,15 @@ def attributes_of(expression: Expression) -> set[Attribute]:
             return attributes_of(left) | attributes_of(right)
         case _:
             return set()
+
+
+def widths_of(expression: Expression) -> Iterator[Integers]:
+    """The dims whose sizes an expression reads."""
+    if isinstance(expression, Width):
+        yield expression.dim
+    elif isinstance(expression, Operation):
+        yield from widths_of(expression.left)
+        yield from widths_of(expression.right)
 
 
 def describe(expression: Expression) -> str:

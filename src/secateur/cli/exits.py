@@ -23,7 +23,6 @@ from secateur.errors import (
     SecateurError,
     VerificationError,
 )
-from secateur.torch.capture import line_of
 from secateur.train.recover import RecoveryError
 
 UNEXPECTED, INTERRUPTED = 1, 130
@@ -78,7 +77,8 @@ def reported(*, as_json: bool, debug: bool) -> Iterator[None]:
 
 def _unexpected(error: Exception, debug: bool) -> str:
     hint = "" if debug else "; --debug shows how it came to that"
-    return f"unexpected {type(error).__name__}: {error} ({line_of(error)}){hint}"
+    innermost = traceback.extract_tb(error.__traceback__)[-1]
+    return f"unexpected {type(error).__name__}: {error} ({innermost.filename}:{innermost.lineno}){hint}"
 
 
 def _say(kind: str, message: str, code: int, *, as_json: bool) -> None:

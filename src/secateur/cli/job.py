@@ -47,6 +47,11 @@ class Distillation(_Table):
     weight: float = 0.5
 
 
+def _switched(value: object) -> object:
+    """`distillation = true` for a table with nothing in it."""
+    return ({} if value else None) if isinstance(value, bool) else value
+
+
 class Recovery(_Table):
     """`[recovery]`: train what was pruned, with the built-in training or with the user's own."""
 
@@ -54,7 +59,7 @@ class Recovery(_Table):
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     batch_limit: int | None = None
-    distillation: Distillation | bool = False
+    distillation: Annotated[Distillation | None, BeforeValidator(_switched)] = None
     function: str | None = None
 
 
@@ -164,17 +169,18 @@ def _complaints(error: ValidationError) -> Iterator[str]:
             yield f"{key} = {detail['input']!r}: {_wanted(detail)}"
 
 
-VARIANTS = ("Distillation", "bool", "Choice")
+VARIANTS = ("Distillation", "Choice")
 """Parts of a place that name a type, not a key."""
+
+WORDS = {"a valid integer": "a whole number", "a valid number": "a number", "a valid dictionary": "a table", "a valid tuple": "a list"}
+"""What pydantic calls the things of a TOML file."""
 
 
 def _wanted(detail: ErrorDetails) -> str:
-    message = detail["msg"]
-    return (
-        message.replace("Input should be a valid ", "should be a ")
-        .replace("Input should", "should")
-        .replace("dictionary", "table")
-    )
+    message = detail["msg"].replace("Input should be", "it must be")
+    for theirs, ours in WORDS.items():
+        message = message.replace(theirs, ours)
+    return message.replace("a valid ", "a ")
 
 
 def _known(path: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ import secateur as sc
 from secateur import report
 from secateur.cli import choices, metrics
 from secateur.cli.data import Data, load_data
-from secateur.cli.job import Distillation, Job, JobFile, Recovery
+from secateur.cli.job import Job, JobFile, Recovery
 from secateur.cli.models import load_model
 from secateur.cli.objects import find_object, guarded
 from secateur.cli.output import claim
@@ -132,13 +132,12 @@ def _recovery(recovery: Recovery, seed: int, folder: Path) -> Any:
                 f"recovery: with a function of your own, {', '.join(sorted(others))} is of no use; leave it out"
             )
         return find_object(recovery.function, folder, "the training function")
-    distillation = Distillation() if recovery.distillation is True else recovery.distillation or None
     return sc.recover.FineTune(
         epochs=recovery.epochs,
         learning_rate=recovery.learning_rate,
         weight_decay=recovery.weight_decay,
         batch_limit=recovery.batch_limit,
-        distill=sc.recover.Distill(**distillation.model_dump()) if distillation else None,
+        distill=sc.recover.Distill(**recovery.distillation.model_dump()) if recovery.distillation else None,
         seed=seed,
     )
 

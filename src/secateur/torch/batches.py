@@ -203,8 +203,8 @@ def _check_labels(logits: Tensor, targets: Tensor) -> None:
     counted = targets[targets != -100]
     if counted.numel() and (counted.min() < 0 or counted.max() >= logits.shape[1]):
         raise DataError(
-            f"the labels go from {int(counted.min())} to {int(counted.max())}, but the model tells {logits.shape[1]} classes apart "
-            f"(0 to {logits.shape[1] - 1}); is this the data the model was trained on?"
+            f"the labels go from {int(counted.min())} to {int(counted.max())}, but the model has {logits.shape[1]} classes, "
+            f"0 to {logits.shape[1] - 1}; is this the data the model was trained on?"
         )
 
 

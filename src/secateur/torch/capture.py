@@ -1,5 +1,6 @@
 """Watches a model run once and finds out what can be removed from it: `trace`."""
 
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -12,14 +13,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.axes import Network, Reason, build_network
+from secateur.axes import ONE, Network, Reason, build_network
 from secateur.errors import CaptureError, DataError
 from secateur.torch.attention import open_attention
-from secateur.torch.provenance import remember_attributes
 from secateur.torch.recorder import INPUT, Recorder
 from secateur.torch.replicate import replicate
 from secateur.torch.rules import apply
+from secateur.torch.size import remember_attributes
+from secateur.torch.structure import tensors_in
 from secateur.torch.values import KnownValues
+
+logger = logging.getLogger(__name__)
 
 Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
 """Example inputs: one tensor, a tuple of positional arguments, or a mapping of keyword arguments; tensors may be nested."""
@@ -61,7 +65,7 @@ def trace(model: nn.Module, example_inputs: Inputs) -> TracedNetwork:
         >>> [(axis.name, axis.size) for axis in sc.trace(model, torch.zeros(1, 4)).axes]
         [('0', 8)]
     """
-    if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(example_inputs)):
+    if not tensors_in(example_inputs):
         raise DataError(f"example_inputs holds no tensor: {type(example_inputs).__name__}; pass what model(...) takes")
     try:
         network = _watch(model, example_inputs, meta=True)
@@ -92,17 +96,38 @@ def _watch(model: nn.Module, inputs: Inputs, meta: bool) -> Network:
     values = KnownValues() if meta else None
     for leaf, real in zip(pytree.tree_leaves(moved), pytree.tree_leaves(inputs), strict=True):
         if isinstance(leaf, Tensor):
-            recorder.learn(leaf, tuple(INPUT for _ in leaf.shape), zero=False)
+            recorder.learn(leaf, tuple(ONE if n == 1 else INPUT for n in leaf.shape), zero=False)
             if values is not None:
                 values.learn(leaf, real)
-    output = _run(copy, moved, _Watch(recorder, values))
-    reason = Reason("the model's output")
-    for leaf in pytree.tree_leaves(output):
-        if isinstance(leaf, Tensor):
-            recorder.labels.observe(recorder.dims(leaf))
-            for dim in recorder.dims(leaf):
-                recorder.labels.freeze(dim, reason)
+    watch = _Watch(recorder, values)
+    _freeze_output(recorder, _run(copy, moved, watch), model)
+    if any(not recorder.was_read(parameter) for parameter in copy.parameters()):
+        _watch_training(copy, moved, watch)
     return build_network(recorder.run)
+
+
+def _freeze_output(recorder: Recorder, output: Any, model: nn.Module) -> None:
+    found = tensors_in(output)
+    if not found:
+        raise CaptureError(
+            f"{type(model).__name__} returns no tensor: {type(output).__name__}; let it return its result as a tensor, "
+            "or in a container, a dataclass or an object that holds it"
+        )
+    for tensor in found:
+        recorder.labels.observe(recorder.dims(tensor))
+        for dim in recorder.dims(tensor):
+            recorder.labels.freeze(dim, Reason("the model's output"))
+
+
+def _watch_training(model: nn.Module, inputs: Inputs, watch: "_Watch") -> None:
+    """Some parameters are read in training only, by auxiliary heads, say: an axis is what holds in both modes."""
+    model.train()
+    try:
+        _freeze_output(watch.recorder, _run(model, inputs, watch), model)
+    except (CaptureError, _NeedsValuesError) as error:
+        logger.info("parameters that evaluation does not read could not be watched in training mode: %s", error)
+    finally:
+        model.eval()
 
 
 def _run(model: nn.Module, inputs: Inputs, watch: "_Watch") -> Any:

@@ -1,40 +1,21 @@
 """Which operators multiply data with a parameter, and what each of them reads and writes: linear layers and convolutions.
 
-They are recognised as ATen operators whose weight is a parameter, or a view of one (by identity), so that a model's own functional
-calls, packed projections cut by `chunk`, and weights stored as `[in, out]` count like torch's layers.
+They are recognised as ATen operators whose weight is a parameter, or a view of one (by identity), so that a model's own
+functional calls, packed projections cut by `chunk`, and weights stored as `[in, out]` count like torch's layers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.torch.windows import Window, pixels, spread
+
 _aten = torch.ops.aten
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The geometry of a convolution, one number for each image axis.
-
-    Attributes:
-        kernel: The size of the kernel.
-        stride: Steps between windows; of a transposed convolution, between what one window writes.
-        padding: Zeros added at both ends.
-        dilation: Steps between the taps of a kernel.
-        transposed: Whether it is a transposed convolution.
-        output_padding: What a transposed convolution adds to the end of its output.
-    """
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    transposed: bool = False
-    output_padding: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,43 +49,34 @@ class Product:
         if self.window is None:
             part = weight.narrow(self.out_dim, self.start, self.size)
             return (part if self.in_dim == 1 else part.T)[None]
-        if not self.window.transposed:
-            return weight.reshape(self.groups, weight.shape[0] // self.groups, -1)
-        image = tuple(range(2, weight.ndim))
-        taps = weight.flip(image).unflatten(0, (self.groups, -1)).transpose(1, 2)
-        return taps.flatten(3).flatten(2) if taps.ndim > 3 else taps
+        taps = _flipped(weight).transpose(0, 1) if self.window.transposed else weight
+        return taps.reshape(self.groups, taps.shape[0] // self.groups, -1)
 
     def put(self, matrix: Tensor, weight: Tensor) -> None:
         """Write matrices `[groups, out, features]` into the weight, in place: the inverse of `matrix`."""
-        matrix = matrix.to(weight)
         with torch.no_grad():
             if self.window is None:
                 part = weight.narrow(self.out_dim, self.start, self.size)
                 part.copy_(matrix[0] if self.in_dim == 1 else matrix[0].T)
-            elif not self.window.transposed:
-                weight.copy_(matrix.reshape(weight.shape))
+            elif self.window.transposed:
+                taps = matrix.reshape(weight.shape[1], weight.shape[0], *weight.shape[2:])
+                weight.copy_(_flipped(taps.transpose(0, 1)))
             else:
-                taps = matrix.unflatten(2, (-1, *self.window.kernel)).transpose(1, 2).flatten(0, 1)
-                weight.copy_(taps.flip(tuple(range(2, weight.ndim))))
+                weight.copy_(matrix.reshape(weight.shape))
 
-    def read(self, x: Tensor, rows: int | None = None) -> Tensor:
-        """What the product reads of its input: `[groups, rows, features]`, at most `rows` of them, spread evenly."""
+    def read(self, x: Tensor, at_most: int | None = None) -> Tensor:
+        """What the product reads of its input: `[groups, rows, features]`, at most so many rows, spread evenly."""
         if self.window is None:
-            picked = _spread(x.shape[0], rows, x.device)
-            return (x if picked is None else x[picked])[None]
-        windows = _windows(x, self.window)
-        images = windows.ndim // 2 - 1
-        grid = (windows.shape[0], *windows.shape[2 : 2 + images])
-        taken = windows[_unravel(grid, rows, x.device)]
-        return taken.reshape(taken.shape[0], self.groups, -1).transpose(0, 1)
+            return x[spread(x.shape[0], at_most).to(x.device)][None]
+        rows = self.window.rows(x, at_most)
+        return rows.reshape(rows.shape[0], self.groups, -1).transpose(0, 1)
 
-    def written(self, y: Tensor, rows: int | None = None) -> Tensor:
+    def written(self, y: Tensor, at_most: int | None = None) -> Tensor:
         """What the product writes for the same rows: `[groups, rows, out]`."""
         if self.window is None:
-            picked = _spread(y.shape[0], rows, y.device)
-            return (y if picked is None else y[picked])[None]
-        taken = y[_unravel((y.shape[0], *y.shape[2:]), rows, y.device)]
-        return taken.reshape(taken.shape[0], self.groups, -1).transpose(0, 1)
+            return y[spread(y.shape[0], at_most).to(y.device)][None]
+        rows = pixels(y, at_most)
+        return rows.reshape(rows.shape[0], self.groups, -1).transpose(0, 1)
 
 
 class Visit(Protocol):
@@ -124,24 +96,30 @@ class Visit(Protocol):
         ...
 
 
-class WatchProducts(TorchDispatchMode):
-    """Shows each product of data with a parameter to a visitor, as a model runs.
+class WatchProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Shows each product of data with a parameter to a visitor, while a model runs.
 
     Args:
         model: Whose parameters count.
         visit: What to do with each product.
+
+    Attributes:
+        others: The parameters that other operators used.
     """
 
     def __init__(self, model: nn.Module, visit: Visit) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._visit = visit
+        self.others: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        found = self._found(func, args) if not kwargs else None
+        found = None if kwargs else self._found(func, args)
         if found is None:
-            return func(*args, **kwargs)
+            if not func.is_view:
+                leaves = pytree.tree_leaves((args, kwargs))
+                self.others.update(name for x in leaves if isinstance(x, Tensor) and (name := self._name(x)) is not None)
+            return func(*args, **(kwargs or {}))
         product, x = found
         return self._visit(product, x, lambda: func(*args))
 
@@ -157,84 +135,51 @@ class WatchProducts(TorchDispatchMode):
                 return None
 
     def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Product, Tensor] | None:
-        """`x [rows, in] @ weight [in, out]`, where the weight is a view of a parameter as it is or transposed."""
-        base = weight if weight._base is None else weight._base
-        name = self._names.get(id(base))
+        """`x [rows, in] @ weight [in, out]`, where the weight is a view of a parameter, as it is or transposed."""
+        base, name = _base(weight), self._name(weight)
         if name is None or base.ndim != 2 or not base.is_contiguous():
             return None
-        offset, (rows, columns) = weight.storage_offset() - base.storage_offset(), base.shape
-        known, start = self._vector(bias)
+        (rows, columns), offset = base.shape, int(weight.storage_offset() - base.storage_offset())
         if weight.stride() == (1, columns) and weight.shape[0] == columns:
-            return Product(name, 1, 0, offset // columns, weight.shape[1], bias=known, bias_start=start), x
+            return Product(name, 1, 0, offset // columns, weight.shape[1], 1, None, *self._vector(bias)), x
         if weight.stride() == (columns, 1) and weight.shape[0] == rows:
-            return Product(name, 0, 1, offset, weight.shape[1], bias=known, bias_start=start), x
+            return Product(name, 0, 1, offset, weight.shape[1], 1, None, *self._vector(bias)), x
         return None
 
     def _convolution(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, *rest: Any
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+        transposed: bool,
+        output_padding: Sequence[int],
+        groups: int,
     ) -> tuple[Product, Tensor] | None:
-        transposed, output_padding, groups = rest
-        name = self._names.get(id(weight))
-        if name is None:
+        name, images = self._names.get(id(weight)), weight.ndim - 2
+        if name is None or (transposed and groups > 1):
             return None
+        sizes = [tuple(n) * images if len(n) == 1 else tuple(n) for n in (stride, padding, dilation, output_padding)]
+        window = Window(tuple(weight.shape[2:]), sizes[0], sizes[1], sizes[2], transposed, sizes[3])
         in_dim, out_dim = (0, 1) if transposed else (1, 0)
-        images = weight.ndim - 2
-        window = Window(
-            tuple(weight.shape[2:]),
-            *((tuple(n) * images)[:images] if len(n) == 1 else tuple(n) for n in (stride, padding, dilation)),
-            transposed=transposed,
-            output_padding=tuple(output_padding),
-        )
-        known, start = self._vector(bias)
-        product = Product(name, in_dim, out_dim, 0, weight.shape[out_dim], groups, window, known, start)
-        return product, x
+        return Product(name, in_dim, out_dim, 0, weight.shape[out_dim], groups, window, *self._vector(bias)), x
 
     def _vector(self, bias: Tensor | None) -> tuple[str | None, int]:
+        """The parameter that a bias is, or is a part of, and where that part begins."""
         if bias is None:
             return None, 0
-        base = bias if bias._base is None else bias._base
-        return self._names.get(id(base)), bias.storage_offset() - base.storage_offset()
+        return self._name(bias), int(bias.storage_offset() - _base(bias).storage_offset())
+
+    def _name(self, tensor: Tensor) -> str | None:
+        """The parameter that a tensor is, or is a view of."""
+        return self._names.get(id(_base(tensor)))
 
 
-def _windows(x: Tensor, window: Window) -> Tensor:
-    """All windows of an image, as a view `[batch, channels, *positions, *kernel]`."""
-    padding = [(p, p) for p in window.padding]
-    stride = window.stride
-    if window.transposed:
-        x = _spaced(x, stride)
-        spans = [d * (k - 1) for d, k in zip(window.dilation, window.kernel, strict=True)]
-        padding = [(s - p, s - p + o) for s, p, o in zip(spans, window.padding, window.output_padding, strict=True)]
-        stride = (1,) * len(stride)
-    x = F.pad(x, [n for pair in reversed(padding) for n in pair])
-    for i, (kernel, step, dilation) in enumerate(zip(window.kernel, stride, window.dilation, strict=True)):
-        x = x.unfold(2 + i, dilation * (kernel - 1) + 1, step)[..., ::dilation]
-    return x
+def _base(tensor: Tensor) -> Tensor:
+    return tensor if tensor._base is None else tensor._base
 
 
-def _spaced(x: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """Zeros between the pixels, as many as a transposed convolution's stride puts there."""
-    sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], stride, strict=True)]
-    spaced = x.new_zeros(*x.shape[:2], *sizes)
-    spaced[(slice(None), slice(None), *(slice(None, None, s) for s in stride))] = x
-    return spaced
-
-
-def _unravel(grid: tuple[int, ...], rows: int | None, device: torch.device) -> tuple[Any, ...]:
-    """An index that takes rows out of `[batch, channels, *positions, ...]` as `[rows, channels, ...]`."""
-    total = 1
-    for n in grid:
-        total *= n
-    picked = _spread(total, rows, device)
-    batch, *places = torch.unravel_index(torch.arange(total, device=device) if picked is None else picked, grid)
-    return (batch, slice(None), *places)
-
-
-def _spread(total: int, rows: int | None, device: torch.device) -> Tensor | None:
-    """At most `rows` of `total` positions: one from each of as many equal stretches, at random but always the same.
-
-    Evenly spaced ones would all fall on the same column of an image.
-    """
-    if rows is None or total <= rows:
-        return None
-    jitter = torch.rand(rows, generator=torch.Generator().manual_seed(total), dtype=torch.float64)
-    return ((torch.arange(rows) + jitter) * (total / rows)).long().clamp_max(total - 1).to(device)
+def _flipped(weight: Tensor) -> Tensor:
+    return weight.flip(tuple(range(2, weight.ndim)))

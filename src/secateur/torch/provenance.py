@@ -1,156 +1,59 @@
-"""Integers that remember where they come from, while a model runs.
+"""Watches the calls into torch: tags the shapes they return, and knows which sizes the caller computed from what."""
 
-`remember_attributes` replaces the integers of a (copied) model's modules by `Size`, which survives `+ - * //`; `WatchSizes` makes
-tensor shapes return `Size` too and tells, for each call into torch, which of its integers the user computed from what.
-"""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from secateur.axes import Attribute, Dims, Expression, Integers, Operation, Width
+from secateur.axes import Dims, Expression, Width
+from secateur.torch.size import Size, Tracker
 
-TAKES_SIZES = frozenset(
-    (  # noqa: SIM905 - names, read as prose
-        "view reshape expand broadcast_to unflatten zeros ones full empty rand randn new_zeros new_ones new_full "
-        "new_empty split split_with_sizes narrow __getitem__ __setitem__ repeat tile layer_norm rms_norm group_norm "
-        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d unsafe_split as_strided zero_pad"
-    ).split()
-)
-"""Functions whose integer arguments are sizes that the caller chose; all others compute theirs from the tensors."""
+_ALL, _AFTER_TENSOR = slice(0, None), slice(1, None)
+
+TAKES_SIZES: Mapping[str, tuple[slice, str]] = {
+    **dict.fromkeys(("zeros", "ones", "empty", "rand", "randn"), (_ALL, "size")),
+    **dict.fromkeys(("view", "reshape", "expand", "broadcast_to", "repeat", "tile"), (_AFTER_TENSOR, "size")),
+    **dict.fromkeys(("new_zeros", "new_ones", "new_empty", "__getitem__", "__setitem__"), (_AFTER_TENSOR, "size")),
+    **dict.fromkeys(("split", "split_with_sizes", "unsafe_split"), (slice(1, 2), "split_size")),
+    **dict.fromkeys(("layer_norm", "rms_norm"), (slice(1, 2), "normalized_shape")),
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d"), (slice(6, 7), "groups")),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), (slice(6, 7), "groups")),
+    "full": (slice(0, 1), "size"),
+    "new_full": (slice(1, 2), "size"),
+    "narrow": (slice(2, 4), "length"),
+    "unflatten": (slice(2, 3), "sizes"),
+    "group_norm": (slice(1, 2), "num_groups"),
+}
+"""Functions to which the caller hands sizes: the positional arguments that hold them, or their keyword.
+
+All others compute their sizes from the tensors; a `Size` that is handed to them is used as a number.
+"""
 
 _SHAPE: Any = Tensor.shape.__get__  # type: ignore[attr-defined]
-
-Observer = Callable[[Expression], None]
-
-
-class Size(int):
-    """An integer with its origin."""
-
-    expression: Expression
-    tracker: "Tracker"
-
-    def __new__(cls, value: int, expression: Expression, tracker: "Tracker") -> "Size":
-        """A `Size` equal to `value`."""
-        size = super().__new__(cls, value)
-        size.expression, size.tracker = expression, tracker
-        return size
-
-    def _combined(self, symbol: str, other: object, value: Any, swapped: bool = False) -> Any:
-        if not isinstance(other, int) or isinstance(other, bool) or value is NotImplemented:
-            self.tracker.value_used(self.expression)
-            return value
-        theirs = other.expression if isinstance(other, Size) else int(other)
-        pair = (theirs, self.expression) if swapped else (self.expression, theirs)
-        return Size(value, Operation(symbol, *pair), self.tracker)
-
-    def __add__(self, other: Any) -> Any:
-        return self._combined("+", other, int.__add__(self, other))
-
-    def __radd__(self, other: Any) -> Any:
-        return self._combined("+", other, int.__radd__(self, other), swapped=True)
-
-    def __sub__(self, other: Any) -> Any:
-        return self._combined("-", other, int.__sub__(self, other))
-
-    def __rsub__(self, other: Any) -> Any:
-        return self._combined("-", other, int.__rsub__(self, other), swapped=True)
-
-    def __mul__(self, other: Any) -> Any:
-        return self._combined("*", other, int.__mul__(self, other))
-
-    def __rmul__(self, other: Any) -> Any:
-        return self._combined("*", other, int.__rmul__(self, other), swapped=True)
-
-    def __floordiv__(self, other: Any) -> Any:
-        return self._combined("//", other, int.__floordiv__(self, other))
-
-    def __rfloordiv__(self, other: Any) -> Any:
-        return self._combined("//", other, int.__rfloordiv__(self, other), swapped=True)
-
-    def __neg__(self) -> Any:
-        return self._combined("-", 0, -int(self), swapped=True)
-
-    def __truediv__(self, other: Any) -> Any:
-        self.tracker.value_used(self.expression)
-        return int(self) / other
-
-    def __rtruediv__(self, other: Any) -> Any:
-        self.tracker.value_used(self.expression)
-        return other / int(self)
-
-    def __pow__(self, other: Any, modulo: Any = None) -> Any:
-        self.tracker.value_used(self.expression)
-        return pow(int(self), other, modulo)
-
-    def __float__(self) -> float:
-        self.tracker.value_used(self.expression)
-        return float(int(self))
-
-    def __eq__(self, other: object) -> bool:
-        equal = int.__eq__(self, other)
-        if equal is True and isinstance(other, Size):
-            self.tracker.compared_equal(self.expression, other.expression)
-        return equal is True
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = int.__hash__
-
-
-@dataclass(slots=True)
-class Tracker:
-    """Where `Size` reports what happens to it outside torch.
-
-    Attributes:
-        value_used: Called when the number itself enters a computation, as in `size ** -0.5`.
-        widths_compared: Called when the size of a dim was found equal to an expression of attributes.
-    """
-
-    value_used: Observer
-    widths_compared: Callable[[Expression, Width], None]
-
-    def compared_equal(self, left: Expression, right: Expression) -> None:
-        """An equality check of the user's code: the two must stay equal, where one is a dim's size."""
-        if isinstance(left, Width) and not isinstance(right, Width):
-            self.widths_compared(right, left)
-        elif isinstance(right, Width) and not isinstance(left, Width):
-            self.widths_compared(left, right)
-
-
-def remember_attributes(model: nn.Module, tracker: Tracker) -> None:
-    """Replace the integers that the modules of `model` keep by integers that remember their place."""
-    for path, module in model.named_modules():
-        for name, value in list(vars(module).items()):
-            if type(value) is int:
-                vars(module)[name] = Size(value, Attribute(path, name, None, value), tracker)
-            elif type(value) in (tuple, list) and value and all(type(item) is int for item in value):
-                vars(module)[name] = type(value)(
-                    Size(item, Attribute(path, name, index, item), tracker) for index, item in enumerate(value)
-                )
 
 
 @dataclass(slots=True)
 class Frame:
-    """One call into torch: the integers that the caller handed over, in order."""
+    """One call into torch.
+
+    Attributes:
+        name: The function.
+        sizes: The sizes that the caller handed over, in order; those that an operator has received are dropped.
+    """
 
     name: str
-    numbers: list[int]
+    sizes: list[int]
 
     def take(self, value: int) -> Expression | None:
         """Where `value` came from: an expression, a plain number of the caller's, or None: torch computed it itself."""
-        if self.name not in TAKES_SIZES:
-            return None
-        for i, number in enumerate(self.numbers):
-            if int(number) == value:
-                del self.numbers[: i + 1]
-                return number.expression if isinstance(number, Size) else value
+        for i, size in enumerate(self.sizes):
+            if int.__eq__(size, value):
+                del self.sizes[: i + 1]
+                return size.expression if isinstance(size, Size) else value
         return None
 
 
@@ -159,23 +62,25 @@ class WatchSizes(TorchFunctionMode):
 
     Args:
         dims_of: What each dim of a tensor stands for.
-        before_call: Called with the function's name and arguments before each call.
+        before: Called with the function's name and its arguments before each call.
+        after: Called with the function's name, its arguments and its result after each call.
         tracker: Where the tagged sizes report to.
     """
 
     def __init__(
         self,
         dims_of: Callable[[Tensor], Dims],
-        before_call: Callable[[str, tuple[Any, ...], dict[str, Any]], None],
+        before: Callable[[str, tuple[Any, ...], dict[str, Any]], None],
+        after: Callable[[str, tuple[Any, ...], Any], None],
         tracker: Tracker,
     ) -> None:
         super().__init__()
-        self.dims_of, self.before_call, self.tracker = dims_of, before_call, tracker
+        self.dims_of, self.before, self.after, self.tracker = dims_of, before, after, tracker
         self.frames: list[Frame] = []
 
     def take(self, value: int) -> Expression | None:
         """Where a size that the current operator received came from; None where torch computed it."""
-        return self.frames[-1].take(value) if self.frames else value
+        return self.frames[-1].take(value) if self.frames else None
 
     @property
     def name(self) -> str:
@@ -191,12 +96,26 @@ class WatchSizes(TorchFunctionMode):
             result = func(*args, **kwargs)
             whole = isinstance(result, torch.Size)
             return self._tagged(args[0], result) if whole else self._tagged_one(args, kwargs, result)
-        self.frames.append(Frame(name, list(_numbers((*args, *kwargs.values())))))
+        self.frames.append(self._frame(name, args, kwargs))
         try:
-            self.before_call(name, args, kwargs)
-            return func(*args, **kwargs)
+            self.before(name, args, kwargs)
+            result = func(*args, **kwargs)
+            self.after(name, args, result)
+            return result
         finally:
             self.frames.pop()
+
+    def _frame(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
+        """The sizes among the arguments; every other `Size` is used as a number."""
+        where, keyword = TAKES_SIZES.get(name, (slice(0, 0), ""))
+        chosen = args[where]
+        sizes = list(_numbers((*chosen, kwargs[keyword]) if keyword in kwargs else chosen))
+        others = [*args[: where.start], *args[where.stop :]] if where.stop is not None else args[: where.start]
+        named = [value for key, value in kwargs.items() if key != keyword]
+        for number in _numbers((*others, *named)):
+            if isinstance(number, Size):
+                self.tracker.value_used(number.expression)
+        return Frame(name, sizes)
 
     def _tagged(self, tensor: Tensor, shape: torch.Size) -> torch.Size:
         dims = self.dims_of(tensor)
@@ -204,10 +123,15 @@ class WatchSizes(TorchFunctionMode):
 
     def _tagged_one(self, args: Any, kwargs: Any, value: int) -> int:
         index = kwargs["dim"] if "dim" in kwargs else args[1]
-        return self._size(value, self.dims_of(args[0])[int(index)])
+        return self._size(value, self.dims_of(args[0])[operator_index(index)])
 
     def _size(self, value: int, dim: object) -> int:
         return Size(value, Width(dim), self.tracker) if isinstance(dim, np.ndarray) else value
+
+
+def operator_index(value: int) -> int:
+    """A number as a plain one, without telling its tracker."""
+    return int.__add__(value, 0)
 
 
 def _numbers(values: Any) -> Iterator[int]:
@@ -221,12 +145,3 @@ def _numbers(values: Any) -> Iterator[int]:
             yield from _numbers(value)
         elif isinstance(value, slice):
             yield from _numbers((value.start, value.stop))
-
-
-def widths_of(expression: Expression) -> Iterator[Integers]:
-    """The dims whose sizes an expression reads."""
-    if isinstance(expression, Width):
-        yield expression.dim
-    elif isinstance(expression, Operation):
-        yield from widths_of(expression.left)
-        yield from widths_of(expression.right)

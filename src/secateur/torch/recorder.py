@@ -13,11 +13,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur.axes import ONE, Dim, Dims, Expression, Fixed, Labels, Operation, Reason, Run, SizeUse, TensorSpec, Width
-from secateur.torch.provenance import Tracker, WatchSizes, widths_of
+from secateur.axes import (
+    ONE,
+    Comparison,
+    Dim,
+    Dims,
+    Expression,
+    Fixed,
+    Labels,
+    Operation,
+    Reason,
+    Run,
+    SizeUse,
+    TensorSpec,
+    Width,
+)
+from secateur.axes.sizes import attributes_of, evaluate, widths_of
+from secateur.torch.provenance import WatchSizes
+from secateur.torch.size import Tracker
 
 CONSTANT = Fixed(Reason("a constant of the code"))
 INPUT = Fixed(Reason("the model's input"))
+
+_LEAVE_TORCH = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage"})
 
 _TORCH = f"{Path(torch.__file__).parent}/"
 _OURS = f"{Path(__file__).parent.parent}/"
@@ -40,8 +58,10 @@ class Recorder:
         self._where: str | None = None
         self._known: dict[int, tuple[Tensor, Dims, bool]] = {}
         self._names: dict[int, dict[str, int]] = {}
-        self.tracker = Tracker(self._value_used, self._widths_compared)
-        self.sizes = WatchSizes(self.dims, self._before_call, self.tracker)
+        self._root: dict[int, int] = {}
+        self._not_zero: set[int] = set()
+        self.tracker = Tracker(self._value_used, self._compared)
+        self.sizes = WatchSizes(self.dims, self._before_call, self._after_call, self.tracker)
         for name, tensor in state.items():
             dims = tuple(self.labels.fresh(n) for n in tensor.shape)
             parameter = isinstance(tensor, nn.Parameter)
@@ -67,7 +87,19 @@ class Recorder:
     def zero(self, tensor: Tensor) -> bool:
         """Whether removed positions of `tensor` are zero in the masked model."""
         known = self._known.get(id(tensor))
-        return bool(known and known[2])
+        return bool(known and known[2]) and self._root.get(id(tensor), id(tensor)) not in self._not_zero
+
+    def shares(self, view: Tensor, base: Tensor) -> None:
+        """`view` lies in the memory of `base`."""
+        self._root[id(view)] = self._root.get(id(base), id(base))
+
+    def written(self, tensor: Tensor) -> None:
+        """Something that need not be zero was written to the memory of `tensor`."""
+        self._not_zero.add(self._root.get(id(tensor), id(tensor)))
+
+    def was_read(self, tensor: Tensor) -> bool:
+        """Whether some operator met the tensor."""
+        return any(id(dim) in self.labels.contexts for dim in self.dims(tensor)) or all(n == 1 for n in tensor.shape)
 
     def reason(self, text: str) -> Reason:
         """`text`, with the place in the user's code that is running."""
@@ -147,32 +179,50 @@ class Recorder:
         return reason
 
     def _value_used(self, expression: Expression) -> None:
+        self._where = None
         reason = self.reason("the code computes with this size as a number")
         for dim in widths_of(expression):
             self.labels.freeze(dim, reason)
         self._pin(expression)
 
-    def _widths_compared(self, expression: Expression, width: Width) -> None:
-        self.run.uses.append(SizeUse(expression, width.dim, self.where()))
+    def _compared(self, symbol: str, left: Expression, right: Expression, outcome: bool) -> None:
+        """A check that a dim has the size an attribute says is an equation; any other comparison must keep its outcome."""
+        self._where = None
+        equal = outcome if symbol == "==" else not outcome if symbol == "!=" else False
+        for width, other in ((left, right), (right, left)):
+            if equal and isinstance(width, Width) and attributes_of(other) and not any(True for _ in widths_of(other)):
+                self.run.uses.append(SizeUse(other, width.dim, self.where()))
+                return
+        self.run.comparisons.append(Comparison(symbol, left, right, outcome, self.where()))
 
     def _pin(self, expression: Expression) -> None:
         """The value of this expression must not change."""
-        from secateur.axes.sizes import attributes_of, evaluate
-
         attributes = attributes_of(expression)
         if attributes and not any(True for _ in widths_of(expression)):
             value = evaluate(expression, {a: a.value for a in attributes}, lambda dim: dim.shape[1])
-            if 0 < value < 1_000_000:
-                self.run.uses.append(SizeUse(expression, np.full((1, value), -1), self.where()))
+            self.run.comparisons.append(Comparison("==", expression, value, True, self.where()))
 
     def _before_call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The default scale of attention is computed inside torch from the width of q and k, so that width must stay."""
-        if name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
+        """What a call does to labels that no operator shows."""
+        self._where = None
+        if name in _LEAVE_TORCH:
+            self.freeze_all([arg for arg in args if isinstance(arg, Tensor)], f"its values leave torch by {name}")
+        elif name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
             query = kwargs["query"] if "query" in kwargs else args[0]
-            self.labels.freeze(
-                self.dims(query)[-1],
-                self.reason("attention's default scale depends on this width; pass scale= to free it"),
-            )
+            reason = self.reason("attention's default scale depends on this width; pass scale= to free it")
+            self.labels.freeze(self.dims(query)[-1], reason)
+
+    def _after_call(self, name: str, args: tuple[Any, ...], out: Any) -> None:
+        """Functions that take their sizes from another tensor tie the result to it."""
+        if name in {"expand_as", "view_as", "reshape_as"}:
+            self._tie_all(out, args[1])
+        elif name in {"broadcast_tensors", "meshgrid"}:
+            for other in out[1:]:
+                self._tie_all(out[0], other)
+
+    def _tie_all(self, left: Tensor, right: Tensor) -> None:
+        for ours, theirs in zip(self.dims(left), self.dims(right), strict=True):
+            self.labels.tie(ours, theirs, self.reason("tied"))
 
 
 def _short(file: str) -> str:

@@ -15,6 +15,7 @@ from secateur.errors import SecateurError, VerificationError
 from secateur.torch.apply import compact, mask, state_of
 from secateur.torch.capture import Inputs, TracedNetwork, call, line_of, trace
 from secateur.torch.replicate import replicate
+from secateur.torch.structure import tensors_in
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 3e-2}
 
@@ -135,11 +136,10 @@ def zero_is_prune_error(model: nn.Module, network: TracedNetwork | Network, plan
 
 
 def difference(left: Any, right: Any) -> float:
-    """Max |a - b| / max |a| over all tensors of two outputs; infinite where their shapes differ."""
-    ours = [leaf for leaf in pytree.tree_leaves(left) if isinstance(leaf, Tensor)]
-    theirs = [leaf for leaf in pytree.tree_leaves(right) if isinstance(leaf, Tensor)]
+    """Max |a - b| / max |a| over all tensors of two outputs; infinite where their shapes differ or there are none."""
+    ours, theirs = tensors_in(left), tensors_in(right)
     worst = 0.0
-    if len(ours) != len(theirs):
+    if len(ours) != len(theirs) or not ours:
         return float("inf")
     for a, b in zip(ours, theirs, strict=True):
         if a.shape != b.shape:

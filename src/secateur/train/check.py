@@ -1,12 +1,13 @@
 """What is refused before training begins: data, models and teachers that it cannot end well with."""
 
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from secateur.errors import DataError, ModelError
-from secateur.train.protocol import Batches, RecoveryError
+from secateur.torch.batches import Batches
+from secateur.train.protocol import RecoveryError
 
 
 def check_data(data: Batches, epochs: int) -> None:
@@ -15,9 +16,9 @@ def check_data(data: Batches, epochs: int) -> None:
     Raises:
         DataError: It cannot be iterated, is empty, or can be iterated only once although there are more epochs.
     """
-    if not isinstance(data, Iterable):
+    if isinstance(data, (Tensor, Mapping)) or not isinstance(data, Iterable):
         raise DataError(
-            f"data is a {type(data).__name__}, which cannot be iterated; give a list of batches or a DataLoader"
+            f"data is an iterable of batches, such as a list or a DataLoader; got one {type(data).__name__}"
         )
     if isinstance(data, Iterator) and epochs > 1:
         raise DataError(

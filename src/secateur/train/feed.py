@@ -5,8 +5,8 @@ from itertools import islice
 from typing import Any
 
 from secateur.errors import DataError
+from secateur.torch.batches import Batches
 from secateur.train.check import length
-from secateur.train.protocol import Batches
 
 
 def batches(data: Batches, epochs: int, limit: int | None) -> Iterator[tuple[int, str, Any]]:

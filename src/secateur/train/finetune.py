@@ -9,17 +9,16 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.errors import DataError, SecateurError
+from secateur.torch.batches import Batches, Loss
 from secateur.train.best import Best
 from secateur.train.check import check_data, check_model, check_teacher, not_finite
 from secateur.train.distill import Distill
 from secateur.train.feed import batches, step_count
-from secateur.train.objective import Loss, Objective
-from secateur.train.protocol import Batches, Progress, RecoveryError, Step
+from secateur.train.objective import Objective
+from secateur.train.protocol import Progress, RecoveryError, Step
 from secateur.train.restore import evaluating, seeded, training
 from secateur.train.schedule import Schedule, cosine
 from secateur.train.update import OptimizerFactory, Updater
-
-DEFAULT_OPTIMIZER: OptimizerFactory = torch.optim.AdamW
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +30,14 @@ class FineTune:
 
     Args:
         epochs: How often the data is gone through, at least 1.
-        learning_rate: The highest, above 0.
-        optimizer: Called as `optimizer(parameter_groups, lr=learning_rate)`: a class of `torch.optim`, or a `functools.partial`
-            of one; None = AdamW.
-        loss: `(model's output, targets) -> scalar`; None = the model's own `.loss` where its output has one, else cross-entropy.
+        learning_rate: The highest, above 0; None = 0.1, or what a given optimiser has itself.
+        optimizer: Called as `optimizer(parameter_groups, lr=learning_rate)`, without `lr` where there is none: a class of
+            `torch.optim`, or a `functools.partial` of one; None = stochastic gradient descent with Nesterov's momentum of 0.9.
+        loss: `(model's output, targets) -> scalar`; None = cross-entropy, or, for batches without targets, the `loss` in the
+            model's output.
         distill: How to learn from the teacher; None = the teacher is not asked.
         schedule: `(step from 0, number of steps) -> factor of the learning rate`.
-        weight_decay: At least 0; not for biases and other vectors.
+        weight_decay: At least 0, and not for biases and other vectors; None = 5e-4, or what a given optimiser has itself.
         max_grad_norm: Longer gradients are scaled down to this norm, above 0; None = never.
         seed: For shuffling, augmentation and dropout, as far as they draw from the global random numbers.
         batch_limit: At most so many batches of each epoch, at least 1; None = all.
@@ -62,12 +62,12 @@ class FineTune:
     """
 
     epochs: int = 1
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     optimizer: OptimizerFactory | None = None
     loss: Loss | None = None
     distill: Distill | None = None
     schedule: Schedule = cosine
-    weight_decay: float = 0.01
+    weight_decay: float | None = None
     max_grad_norm: float | None = 1.0
     seed: int = 0
     batch_limit: int | None = None
@@ -76,9 +76,9 @@ class FineTune:
         whole, positive = "a whole number, at least 1", "a number above 0"
         checks = (
             ("epochs", whole, _is_whole(self.epochs, 1)),
-            ("learning_rate", positive, _is_positive(self.learning_rate)),
-            ("weight_decay", "a number, at least 0", self.weight_decay == 0 or _is_positive(self.weight_decay)),
-            ("max_grad_norm", f"{positive}, or None", self.max_grad_norm is None or _is_positive(self.max_grad_norm)),
+            ("learning_rate", f"{positive}, or None", _is_positive(self.learning_rate, None)),
+            ("weight_decay", "a number, at least 0, or None", _is_positive(self.weight_decay, 0, None)),
+            ("max_grad_norm", f"{positive}, or None", _is_positive(self.max_grad_norm, None)),
             ("seed", "a whole number, at least 0", _is_whole(self.seed, 0)),
             ("batch_limit", f"{whole}, or None", self.batch_limit is None or _is_whole(self.batch_limit, 1)),
         )
@@ -112,7 +112,7 @@ class FineTune:
 
     def _train(self, model: nn.Module, data: Batches, objective: Objective, progress: Progress | None) -> None:
         steps = step_count(data, self.epochs, self.batch_limit)
-        updater = Updater(model, self.optimizer or DEFAULT_OPTIMIZER, self.learning_rate, self.weight_decay)
+        updater = Updater(model, self.optimizer, self.learning_rate, self.weight_decay)
         best = Best(model)
         batch: Any = None
         try:
@@ -130,15 +130,15 @@ class FineTune:
             if bad := not_finite(model):
                 raise _NotFiniteError(f"the last update left NaN or infinite values in {bad!r}")
         except _NotFiniteError as error:
-            raise self._failure(str(error), batch, best.put_back()) from error
+            raise self._failure(str(error), batch, best.put_back(), max(updater.rates)) from error
 
-    def _failure(self, what: str, batch: Any, state: str) -> SecateurError:
+    def _failure(self, what: str, batch: Any, state: str, rate: float) -> SecateurError:
         if any(_is_broken(leaf) for leaf in pytree.tree_leaves(batch)):
             return DataError(
                 f"{what}, because the batch itself holds NaN or infinite values; mend the data. Until then {state}"
             )
         return RecoveryError(
-            f"training diverged: {what}; {state}. Lower the learning_rate, which is {self.learning_rate:g}, "
+            f"training diverged: {what}; {state}. Lower the learning_rate, which is {rate:g}, "
             f"or the max_grad_norm, which is {self.max_grad_norm}"
         )
 
@@ -163,5 +163,6 @@ def _is_whole(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and isfinite(value) and value > 0
+def _is_positive(value: Any, *others: float | None) -> bool:
+    """Whether it is a finite number above 0, or one of some other allowed values."""
+    return value in others or (isinstance(value, (int, float)) and isfinite(value) and value > 0)

@@ -7,9 +7,10 @@ from typing import Any
 from torch import nn
 
 from secateur.torch.apply import plan_of, state_of
+from secateur.torch.batches import Batches
 from secateur.train.check import not_finite
 from secateur.train.finetune import FineTune
-from secateur.train.protocol import Batches, Progress, Recovery, RecoveryError
+from secateur.train.protocol import Progress, Recovery, RecoveryError
 
 OwnTraining = Callable[[nn.Module, Any], nn.Module | None]
 """`(model, data) -> model`, or None if it was trained in place."""

@@ -1,15 +1,13 @@
 """What a recovery is: trains a pruned model, and says how far it is."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import nn
 
 from secateur.errors import SecateurError
-
-Batches = Iterable[Any]
-"""Batches of inputs and targets; iterated once an epoch."""
+from secateur.torch.batches import Batches
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,11 @@
 from secateur.train.distill import Distill
 from secateur.train.finetune import FineTune
 from secateur.train.own import as_recovery
-from secateur.train.protocol import Batches, Progress, Recovery, RecoveryError, Step
+from secateur.train.protocol import Progress, Recovery, RecoveryError, Step
 from secateur.train.schedule import Schedule, constant, cosine
 from secateur.train.update import OptimizerFactory
 
 __all__ = [
-    "Batches",
     "Distill",
     "FineTune",
     "OptimizerFactory",

@@ -51,7 +51,7 @@ def seeded(seed: int, model: nn.Module) -> Iterator[None]:
     """
     devices = sorted({(t.device.type, t.device.index or 0) for t in model.parameters() if t.device.type != "cpu"})
     kind = devices[0][0] if devices else None
-    indices = [index for _, index in devices]
+    indices = [index for other, index in devices if other == kind]
     python = random.getstate()
     arrays = np.random.get_state()  # noqa: NPY002  (the global generator is what has to be put back)
     try:

@@ -1,6 +1,8 @@
 """How the weights change: an optimiser over a model's trainable parameters."""
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,23 +10,15 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from secateur.train.protocol import RecoveryError
 
+OptimizerFactory = Callable[..., torch.optim.Optimizer]
+"""Makes an optimiser of parameters or parameter groups, and of `lr=` where a learning rate is chosen: any class of `torch.optim`
+that takes groups, or a `functools.partial` of one."""
+
+DEFAULT: OptimizerFactory = partial(torch.optim.SGD, momentum=0.9, nesterov=True)
+DEFAULT_LEARNING_RATE = 0.1
+DEFAULT_WEIGHT_DECAY = 5e-4
+
 _ROUNDED = (torch.bfloat16, torch.float16)
-
-
-class OptimizerFactory(Protocol):
-    """Makes an optimiser; every class of `torch.optim` that takes parameter groups is one."""
-
-    def __call__(self, params: list[dict[str, Any]], /, *, lr: float) -> torch.optim.Optimizer:
-        """Make it.
-
-        Args:
-            params: Parameter groups: `params`, a list of parameters, and their `weight_decay`.
-            lr: The learning rate.
-
-        Returns:
-            An optimiser over all these parameters.
-        """
-        ...
 
 
 class Updater:
@@ -35,9 +29,10 @@ class Updater:
 
     Args:
         model: The model; parameters with `requires_grad=False` are left out.
-        factory: Makes the optimiser.
-        learning_rate: Above 0.
-        weight_decay: For parameters of two dims or more; biases and the scales of normalisations get none.
+        factory: Makes the optimiser; None = stochastic gradient descent with Nesterov's momentum of 0.9.
+        learning_rate: Above 0; None = what the factory has itself, or 0.1 for the default.
+        weight_decay: At least 0, for parameters of two dims or more (biases and the scales of normalisations get none); None =
+            what the factory has itself, or 5e-4 for the default.
 
     Raises:
         RecoveryError: The factory does not make an optimiser over these parameters.
@@ -46,7 +41,17 @@ class Updater:
         Copies in float32: P. Micikevicius et al., "Mixed Precision Training", ICLR 2018, section 3.1.
     """
 
-    def __init__(self, model: nn.Module, factory: OptimizerFactory, learning_rate: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        factory: OptimizerFactory | None = None,
+        learning_rate: float | None = None,
+        weight_decay: float | None = None,
+    ) -> None:
+        if factory is None:
+            factory = DEFAULT
+            learning_rate = DEFAULT_LEARNING_RATE if learning_rate is None else learning_rate
+            weight_decay = DEFAULT_WEIGHT_DECAY if weight_decay is None else weight_decay
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.updated = [_in_float32(parameter) for parameter in self.parameters]
         self.optimizer = _optimizer(factory, self.updated, learning_rate, weight_decay)
@@ -85,17 +90,16 @@ def _in_float32(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def _optimizer(
-    factory: OptimizerFactory, parameters: list[nn.Parameter], learning_rate: float, weight_decay: float
+    factory: OptimizerFactory, parameters: list[nn.Parameter], learning_rate: float | None, weight_decay: float | None
 ) -> torch.optim.Optimizer:
-    decayed = [parameter for parameter in parameters if parameter.ndim >= 2]
-    others = [parameter for parameter in parameters if parameter.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    chosen = {} if learning_rate is None else {"lr": learning_rate}
     try:
-        optimizer = factory([group for group in groups if group["params"]], lr=learning_rate)
+        optimizer = factory(_groups(parameters, weight_decay), **chosen)
     except TypeError as error:
+        how = "".join(f", {name}={value}" for name, value in chosen.items())
         raise RecoveryError(
-            f"optimizer={factory!r} cannot be called as optimizer(parameter_groups, lr={learning_rate}): {error}; "
-            "pass a class such as torch.optim.AdamW, or functools.partial(torch.optim.SGD, momentum=0.9)"
+            f"optimizer={factory!r} cannot be called as optimizer(parameter_groups{how}): {error}; pass a class such as "
+            "torch.optim.AdamW, or functools.partial(torch.optim.SGD, momentum=0.9)"
         ) from error
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise RecoveryError(f"optimizer={factory!r} made a {type(optimizer).__name__}, not a torch.optim.Optimizer")
@@ -106,3 +110,12 @@ def _optimizer(
             "let it use its first argument, and freeze what shall not be trained with requires_grad_(False)"
         )
     return optimizer
+
+
+def _groups(parameters: list[nn.Parameter], weight_decay: float | None) -> list[dict[str, Any]]:
+    if weight_decay is None:
+        return [{"params": parameters}]
+    decayed = [parameter for parameter in parameters if parameter.ndim >= 2]
+    others = [parameter for parameter in parameters if parameter.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

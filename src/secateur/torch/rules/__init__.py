@@ -4,6 +4,7 @@ A rule is a function `(recorder, out, **arguments)` with the operator's own argu
 result stand for. An operator without a rule freezes what it touches.
 """
 
-from secateur.torch.rules.registry import apply
+from secateur.torch.rules import contraction, creation, lookup, movement, normalisation, reduction
+from secateur.torch.rules.dispatch import apply
 
-__all__ = ["apply"]
+__all__ = ["apply", "contraction", "creation", "lookup", "movement", "normalisation", "reduction"]

@@ -11,8 +11,9 @@ from secateur.torch.rules.registry import rule
 
 @rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "zeros.names")
 @rule("empty_strided", "new_empty_strided")
-def uniform(recorder: Recorder, out: Tensor, size: list[int] | None = None, **_: Any) -> Dims:
+def uniform(recorder: Recorder, out: Tensor, input: Tensor | None = None, **_: Any) -> Dims:
     """The same number everywhere: each position is as good as another."""
+    recorder.result_zero = "zeros" in recorder.operator
     dims: list[Dim] = []
     for n in out.shape:
         dim = recorder.labels.fresh(n)
@@ -26,6 +27,7 @@ def uniform(recorder: Recorder, out: Tensor, size: list[int] | None = None, **_:
 )
 def like(recorder: Recorder, out: Tensor, input: Tensor, **_: Any) -> Dims:
     """As many positions as the model, for the same units."""
+    recorder.result_zero = recorder.operator == "zeros_like"
     return recorder.dims(input)
 
 
@@ -40,4 +42,6 @@ def distinct(recorder: Recorder, out: Tensor, **_: Any) -> Dims:
 def refill(recorder: Recorder, out: Any, input: Tensor, **_: Any) -> Any:
     """New numbers in an existing tensor."""
     dims = recorder.dims(input)
+    dropped = recorder.operator.removesuffix("_") in {"native_dropout", "dropout"}
+    recorder.result_zero = recorder.operator.startswith("zero") or (dropped and recorder.zero(input))
     return dims if isinstance(out, Tensor) else [dims] * len(out)

@@ -15,6 +15,7 @@ from secateur.torch.rules.registry import fixed_dims, rule
 def embedding(recorder: Recorder, out: Tensor, weight: Tensor, indices: Tensor, **_: Any) -> Dims:
     """Table `[v, c]`, indices `[...]`."""
     table = recorder.dims(weight)
+    recorder.result_zero = recorder.zero(weight)
     recorder.labels.freeze(table[0], recorder.reason("a vocabulary: looked up by index"))
     return (*recorder.dims(indices), *table[1:])
 
@@ -23,6 +24,7 @@ def embedding(recorder: Recorder, out: Tensor, weight: Tensor, indices: Tensor, 
 def embedding_bag(recorder: Recorder, out: Any, weight: Tensor, **_: Any) -> list[Dims]:
     """Table `[v, c]`; the result is `[bags, c]`."""
     table = recorder.dims(weight)
+    recorder.result_zero = recorder.zero(weight)
     reason = recorder.reason("a vocabulary: looked up by index")
     recorder.labels.freeze(table[0], reason)
     return [(Fixed(reason), table[1]), *(fixed_dims(t, reason) for t in out[1:])]
@@ -32,6 +34,7 @@ def embedding_bag(recorder: Recorder, out: Any, weight: Tensor, **_: Any) -> lis
 def index(recorder: Recorder, out: Tensor, input: Tensor, indices: list[Tensor | None], **_: Any) -> Dims:
     """Advanced indexing: the indexed dims are replaced by the dims of the (broadcast) indices."""
     dims, reason = recorder.dims(input), recorder.reason("looked up by index")
+    recorder.result_zero = recorder.zero(input)
     spans = _spans(indices)
     for start, stop in spans:
         for dim in dims[start:stop]:
@@ -61,6 +64,7 @@ def _spans(indices: list[Tensor | None]) -> list[tuple[int, int]]:
 def along_dim(recorder: Recorder, out: Tensor, input: Tensor, dim: int, index: Tensor, **_: Any) -> Dims:
     """Indices along one dim; a full index tensor (`gather`) addresses every dim position by position."""
     reason = recorder.reason("looked up by index")
+    recorder.result_zero = recorder.zero(input)
     dims = list(recorder.dims(input))
     recorder.labels.freeze(dims[dim], reason)
     dims[dim] = Fixed(reason)

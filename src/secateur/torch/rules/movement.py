@@ -10,12 +10,34 @@ from secateur.axes import ONE, Dim, Dims, Fixed, Integers
 from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import Result, fixed_dims, rule
 
-_CHUNKS = frozenset({"chunk", "unsafe_chunk", "tensor_split", "lstm", "gru", "lstm_cell", "gru_cell"})
+_CHUNKS = frozenset({"chunk", "unsafe_chunk", "lstm", "gru", "lstm_cell", "gru_cell"})
+_UNEVEN = frozenset({"tensor_split", "hsplit", "vsplit", "dsplit", "array_split"})
 
 
-@rule("clone", "alias", "detach", "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "to", "positive")
-@rule("conj", "_conj", "resolve_conj", "resolve_neg", "flip", "view_as_real_copy", "bernoulli_p", "alpha_dropout")
-@rule("feature_dropout")
+@rule(
+    "clone",
+    "alias",
+    "detach",
+    "_to_copy",
+    "contiguous",
+    "lift_fresh",
+    "lift_fresh_copy",
+    "to",
+    "positive",
+    keeps_zero=True,
+)
+@rule(
+    "conj",
+    "_conj",
+    "resolve_conj",
+    "resolve_neg",
+    "flip",
+    "view_as_real_copy",
+    "bernoulli_p",
+    "alpha_dropout",
+    keeps_zero=True,
+)
+@rule("feature_dropout", keeps_zero=True)
 def same(recorder: Recorder, out: Tensor, input: Tensor, dims: Sequence[int] = (), **_: Any) -> Dims:
     """The same positions; a flip reverses them."""
     found = list(recorder.dims(input))
@@ -25,7 +47,7 @@ def same(recorder: Recorder, out: Tensor, input: Tensor, dims: Sequence[int] = (
     return tuple(found)
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "_view_copy", "view_copy")
+@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "_view_copy", "view_copy", keeps_zero=True)
 def view(recorder: Recorder, out: Tensor, input: Tensor, size: list[int] | None = None, **_: Any) -> Dims:
     """Row-major reshape."""
     if size is None:
@@ -40,14 +62,14 @@ def view(recorder: Recorder, out: Tensor, input: Tensor, size: list[int] | None 
     return dims
 
 
-@rule("permute", "permute_copy")
+@rule("permute", "permute_copy", keeps_zero=True)
 def permute(recorder: Recorder, out: Tensor, input: Tensor, dims: list[int], **_: Any) -> Dims:
     """Dims in another order."""
     found = recorder.dims(input)
     return tuple(found[d] for d in dims)
 
 
-@rule("transpose", "transpose_copy", "swapaxes")
+@rule("transpose", "transpose_copy", "swapaxes", keeps_zero=True)
 def transpose(recorder: Recorder, out: Tensor, input: Tensor, dim0: int, dim1: int, **_: Any) -> Dims:
     """Two dims swapped."""
     found = list(recorder.dims(input))
@@ -56,13 +78,13 @@ def transpose(recorder: Recorder, out: Tensor, input: Tensor, dim0: int, dim1: i
     return tuple(found)
 
 
-@rule("t", "t_copy", "numpy_T", "mT")
+@rule("t", "t_copy", "numpy_T", "mT", keeps_zero=True)
 def t(recorder: Recorder, out: Tensor, input: Tensor, **_: Any) -> Dims:
     """A matrix transposed."""
     return tuple(reversed(recorder.dims(input)))
 
 
-@rule("unsqueeze", "unsqueeze_copy")
+@rule("unsqueeze", "unsqueeze_copy", keeps_zero=True)
 def unsqueeze(recorder: Recorder, out: Tensor, input: Tensor, dim: int, **_: Any) -> Dims:
     """A new dim of size 1."""
     found = list(recorder.dims(input))
@@ -70,15 +92,16 @@ def unsqueeze(recorder: Recorder, out: Tensor, input: Tensor, dim: int, **_: Any
     return tuple(found)
 
 
-@rule("squeeze", "squeeze_copy")
+@rule("squeeze", "squeeze_copy", keeps_zero=True)
 def squeeze(recorder: Recorder, out: Tensor, input: Tensor, dim: Any = None, **_: Any) -> Dims:
     """Dims of size 1 dropped."""
-    named = range(input.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
-    drop = {d % input.ndim for d in named if input.ndim and input.shape[d] == 1}
-    return tuple(found for d, found in enumerate(recorder.dims(input)) if d not in drop)
+    dims = recorder.dims(input)
+    named = range(len(dims)) if dim is None else [dim] if isinstance(dim, int) else dim
+    drop = {d % len(dims) for d in named if dims and dims[d] is ONE}
+    return tuple(found for d, found in enumerate(dims) if d not in drop)
 
 
-@rule("expand", "expand_copy")
+@rule("expand", "expand_copy", keeps_zero=True)
 def expand(recorder: Recorder, out: Tensor, input: Tensor, size: list[int], **_: Any) -> Dims:
     """A dim of size 1 repeated: each repetition is as good as another, so it gets labels of its own."""
     found = (ONE,) * (out.ndim - input.ndim) + recorder.dims(input)
@@ -91,7 +114,7 @@ def expand(recorder: Recorder, out: Tensor, input: Tensor, size: list[int], **_:
     return tuple(dims)
 
 
-@rule("select", "select_copy")
+@rule("select", "select_copy", keeps_zero=True)
 def select(recorder: Recorder, out: Tensor, input: Tensor, dim: int, index: int, **_: Any) -> Dims:
     """One position: it and those before it (after it, when counted from the end) must stay, or the index means another."""
     dims = list(recorder.dims(input))
@@ -102,7 +125,7 @@ def select(recorder: Recorder, out: Tensor, input: Tensor, dim: int, index: int,
     return tuple(dims)
 
 
-@rule("unbind", "unbind_copy")
+@rule("unbind", "unbind_copy", keeps_zero=True)
 def unbind(recorder: Recorder, out: Sequence[Tensor], input: Tensor, dim: int = 0, **_: Any) -> list[Dims]:
     """Every position on its own."""
     dims = list(recorder.dims(input))
@@ -110,7 +133,7 @@ def unbind(recorder: Recorder, out: Sequence[Tensor], input: Tensor, dim: int = 
     return [tuple(dims)] * len(out)
 
 
-@rule("slice", "slice_copy", "narrow")
+@rule("slice", "slice_copy", "narrow", keeps_zero=True)
 def slice_(
     recorder: Recorder,
     out: Tensor,
@@ -133,6 +156,8 @@ def slice_(
             recorder.labels.freeze(found, recorder.reason(f"every {step}th position is taken"))
         _bound(recorder, start, found, first)
         _bound(recorder, end, found, last)
+    if recorder.sizes.name in _UNEVEN:
+        recorder.labels.freeze(found, recorder.reason(f"cut by {recorder.sizes.name}, whose parts depend on the whole"))
     positions = np.arange(max(first, 0), max(last, 0), step)
     dims[dim] = recorder.labels.take(found, positions) if not whole or step != 1 else found
     return tuple(dims)
@@ -149,7 +174,7 @@ def _bound(recorder: Recorder, given: int, dim: Integers, position: int) -> None
         recorder.size(given, dim[:, position:], negative=True)
 
 
-@rule("split", "unsafe_split", "split_copy")
+@rule("split", "unsafe_split", "split_copy", keeps_zero=True)
 def split(
     recorder: Recorder, out: Sequence[Tensor], input: Tensor, split_size: int | list[int], dim: int = 0, **_: Any
 ) -> Result:
@@ -163,7 +188,7 @@ def split(
     return _with_parts(recorder, input, parts, dim)
 
 
-@rule("split_with_sizes", "unsafe_split_with_sizes", "split_with_sizes_copy")
+@rule("split_with_sizes", "unsafe_split_with_sizes", "split_with_sizes_copy", keeps_zero=True)
 def split_with_sizes(
     recorder: Recorder, out: Sequence[Tensor], input: Tensor, split_sizes: list[int], dim: int = 0, **_: Any
 ) -> list[Dims]:
@@ -203,7 +228,7 @@ def _with_parts(recorder: Recorder, input: Tensor, parts: Sequence[Dim], dim: in
     return [(*dims[:at], part, *dims[at + 1 :]) for part in parts]
 
 
-@rule("cat", "concatenate", "concat")
+@rule("cat", "concatenate", "concat", keeps_zero=True)
 def cat(recorder: Recorder, out: Tensor, tensors: Sequence[Tensor], dim: int = 0, **_: Any) -> Dims:
     """One after the other along `dim`; the other dims are tied."""
     real = [t for t in tensors if t.ndim == out.ndim]
@@ -216,7 +241,7 @@ def cat(recorder: Recorder, out: Tensor, tensors: Sequence[Tensor], dim: int = 0
     )
 
 
-@rule("stack")
+@rule("stack", keeps_zero=True)
 def stack(recorder: Recorder, out: Tensor, tensors: Sequence[Tensor], dim: int = 0, **_: Any) -> Dims:
     """Along a new dim that nothing can be removed from; the other dims are tied."""
     dims = [_tied(recorder, [recorder.dims(t)[d] for t in tensors]) for d in range(out.ndim - 1)]
@@ -230,7 +255,7 @@ def _tied(recorder: Recorder, dims: Sequence[Dim]) -> Dim:
     return next((d for d in dims if isinstance(d, Fixed)), dims[0])
 
 
-@rule("copy")
+@rule("copy", keeps_zero=True)
 def copy(recorder: Recorder, out: Tensor, input: Tensor, src: Tensor, **_: Any) -> Dims:
     """One tensor written over another, under broadcasting."""
     dims = recorder.dims(input)
@@ -240,14 +265,14 @@ def copy(recorder: Recorder, out: Tensor, input: Tensor, src: Tensor, **_: Any) 
     return dims
 
 
-@rule("slice_scatter", "select_scatter", "set", "resize")
+@rule("slice_scatter", "select_scatter", "set", "resize", keeps_zero=True)
 def rewritten(recorder: Recorder, out: Tensor, input: Tensor, **arguments: Any) -> Dims:
     """A tensor whose storage or positions are exchanged."""
     tensors = [input, *(value for value in arguments.values() if isinstance(value, Tensor))]
     return fixed_dims(out, recorder.freeze_all(tensors, "its positions are exchanged"))
 
 
-@rule("roll")
+@rule("roll", keeps_zero=True)
 def roll(recorder: Recorder, out: Tensor, input: Tensor, shifts: list[int], dims: Sequence[int] = (), **_: Any) -> Dims:
     """Positions shifted by a number: along a rolled dim they must stay."""
     found, reason = list(recorder.dims(input)), recorder.reason("rolled by a number of positions")
@@ -257,9 +282,11 @@ def roll(recorder: Recorder, out: Tensor, input: Tensor, shifts: list[int], dims
     return tuple(found)
 
 
-@rule("constant_pad_nd")
-def pad(recorder: Recorder, out: Tensor, input: Tensor, pad: list[int], **_: Any) -> Dims:
+@rule("constant_pad_nd", keeps_zero=True)
+def pad(recorder: Recorder, out: Tensor, input: Tensor, pad: list[int], value: float = 0, **_: Any) -> Dims:
     """Literal numbers put before and after: those positions stay, the ones between run through."""
+    if value != 0:
+        recorder.result_zero = False
     found, constant = list(recorder.dims(input)), Fixed(recorder.reason("padding"))
     for d, (before, after) in enumerate(zip(pad[::2], pad[1::2], strict=True), start=1):
         if min(before, after) < 0:
@@ -271,16 +298,31 @@ def pad(recorder: Recorder, out: Tensor, input: Tensor, pad: list[int], **_: Any
     return tuple(found)
 
 
-@rule("reflection_pad1d", "reflection_pad2d", "reflection_pad3d", "replication_pad1d", "replication_pad2d")
-@rule("replication_pad3d")
-@rule("max_pool2d_with_indices", "max_pool3d_with_indices", "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool1d")
-@rule("max_pool2d", "max_pool3d")
-@rule("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d")
-@rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "fractional_max_pool2d")
-@rule("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d")
-@rule("_upsample_nearest_exact2d", "_upsample_nearest_exact3d")
-@rule("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d")
-@rule("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "grid_sampler_2d", "grid_sampler_3d", "max_unpool2d")
+@rule(
+    "reflection_pad1d",
+    "reflection_pad2d",
+    "reflection_pad3d",
+    "replication_pad1d",
+    "replication_pad2d",
+    keeps_zero=True,
+)
+@rule("replication_pad3d", keeps_zero=True)
+@rule(
+    "max_pool2d_with_indices",
+    "max_pool3d_with_indices",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "max_pool1d",
+    keeps_zero=True,
+)
+@rule("max_pool2d", "max_pool3d", keeps_zero=True)
+@rule("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d", keeps_zero=True)
+@rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "fractional_max_pool2d", keeps_zero=True)
+@rule("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "_upsample_nearest_exact1d", keeps_zero=True)
+@rule("_upsample_nearest_exact2d", "_upsample_nearest_exact3d", keeps_zero=True)
+@rule("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", keeps_zero=True)
+@rule("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "grid_sampler_2d", "grid_sampler_3d", keeps_zero=True)
 def image(recorder: Recorder, out: Any, input: Tensor, **_: Any) -> Any:
     """Windows over the image axes, each channel by itself."""
     outs = [out] if isinstance(out, Tensor) else list(out)
@@ -294,7 +336,19 @@ def image(recorder: Recorder, out: Any, input: Tensor, **_: Any) -> Any:
     return result[0] if isinstance(out, Tensor) else result
 
 
-@rule("pixel_shuffle")
+@rule("max_unpool2d", "max_unpool3d", keeps_zero=True)
+def unpool(recorder: Recorder, out: Tensor, input: Tensor, indices: Tensor, **_: Any) -> Dims:
+    """Values put back where a pooling took them from: the indices have the same channels."""
+    rank = 3 if recorder.operator.endswith("3d") else 2
+    reason, dims = recorder.reason("an image axis"), recorder.dims(input)
+    for ours, theirs in zip(dims, recorder.dims(indices), strict=True):
+        recorder.labels.tie(ours, theirs, reason)
+    for dim in dims[input.ndim - rank :]:
+        recorder.labels.freeze(dim, reason)
+    return (*dims[: input.ndim - rank], *[Fixed(reason)] * rank)
+
+
+@rule("pixel_shuffle", keeps_zero=True)
 def pixel_shuffle(recorder: Recorder, out: Tensor, input: Tensor, upscale_factor: int, **_: Any) -> Dims:
     """Channels seen as (channels, r, r), with r moved to the image axes."""
     dims, reason = recorder.dims(input), recorder.reason("moved to an image axis")
@@ -305,7 +359,7 @@ def pixel_shuffle(recorder: Recorder, out: Tensor, input: Tensor, upscale_factor
     return (*dims[:-3], channels, Fixed(reason), Fixed(reason))
 
 
-@rule("pixel_unshuffle")
+@rule("pixel_unshuffle", keeps_zero=True)
 def pixel_unshuffle(recorder: Recorder, out: Tensor, input: Tensor, downscale_factor: int, **_: Any) -> Dims:
     """Image axes cut by r, with r moved to the channels."""
     dims, reason = recorder.dims(input), recorder.reason("moved to a channel axis")
@@ -316,7 +370,7 @@ def pixel_unshuffle(recorder: Recorder, out: Tensor, input: Tensor, downscale_fa
     return (*dims[:-3], channels, Fixed(reason), Fixed(reason))
 
 
-@rule("channel_shuffle", "native_channel_shuffle")
+@rule("channel_shuffle", "native_channel_shuffle", keeps_zero=True)
 def channel_shuffle(recorder: Recorder, out: Tensor, input: Tensor, groups: int, **_: Any) -> Dims:
     """Channels seen as (groups, rest), transposed."""
     dims = recorder.dims(input)
@@ -329,7 +383,7 @@ def channel_shuffle(recorder: Recorder, out: Tensor, input: Tensor, groups: int,
     return (dims[0], merged[0], *dims[2:])
 
 
-@rule("repeat", "tile")
+@rule("repeat", "tile", keeps_zero=True)
 def repeat(recorder: Recorder, out: Tensor, input: Tensor, repeats: list[int], **_: Any) -> Dims:
     """Whole dims laid end to end."""
     found = (ONE,) * (out.ndim - input.ndim) + recorder.dims(input)
@@ -344,13 +398,13 @@ def repeat(recorder: Recorder, out: Tensor, input: Tensor, repeats: list[int], *
     return tuple(dims)
 
 
-@rule("tril", "triu")
+@rule("tril", "triu", keeps_zero=True)
 def triangle(recorder: Recorder, out: Tensor, input: Tensor, **_: Any) -> Dims:
     """Depends on the place in the matrix."""
     return (*recorder.dims(input)[:-2], *fixed_dims(out, recorder.freeze_all([input], "a triangle of a matrix"))[-2:])
 
 
-@rule("unfold", "unfold_copy")
+@rule("unfold", "unfold_copy", keeps_zero=True)
 def unfold(recorder: Recorder, out: Tensor, input: Tensor, dimension: int, **_: Any) -> Dims:
     """Windows along one dim: its positions must stay."""
     dims, reason = list(recorder.dims(input)), recorder.reason("cut into windows")
@@ -359,7 +413,7 @@ def unfold(recorder: Recorder, out: Tensor, input: Tensor, dimension: int, **_: 
     return (*dims, Fixed(reason))
 
 
-@rule("im2col", "col2im", "diagonal", "diagonal_copy", "rot90", "as_strided", "repeat_interleave")
+@rule("im2col", "col2im", "diagonal", "diagonal_copy", "rot90", "as_strided", "repeat_interleave", keeps_zero=True)
 def by_place(recorder: Recorder, out: Tensor, input: Tensor, **arguments: Any) -> Dims:
     """Movement that depends on literal sizes: what it touches stays."""
     return fixed_dims(out, recorder.freeze_all([input], f"moved by {recorder.operator} with literal sizes"))

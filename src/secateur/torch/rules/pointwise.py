@@ -13,7 +13,7 @@ from secateur.axes import ONE, Dim, Dims
 from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import rule
 
-_ARBITRARY = (1.37, -0.61)
+_ARBITRARY = (1.37, -2.61, 0.0)
 
 
 def broadcast(recorder: Recorder, tensors: Sequence[Tensor], out: Tensor) -> Dims:
@@ -28,7 +28,7 @@ def broadcast(recorder: Recorder, tensors: Sequence[Tensor], out: Tensor) -> Dim
     return tuple(dims)
 
 
-@rule("glu")
+@rule("glu", keeps_zero=True)
 def gated(recorder: Recorder, out: Tensor, input: Tensor, dim: int = -1, **_: Any) -> Dims:
     """The first half times the sigmoid of the second."""
     dims, half = list(recorder.dims(input)), out.shape[dim]
@@ -59,7 +59,7 @@ def _scalar_key(recorder: Recorder, value: Any) -> Any:
 
 @lru_cache(maxsize=4096)
 def _zero_stays(func: OpOverload, key: tuple[Any, ...], names: tuple[str, ...]) -> bool:
-    """Run the operator on single numbers: 0 for operands that carry zeros, two arbitrary values for the others."""
+    """Run the operator on single numbers: 0 for operands that carry zeros, several values for the others."""
     for arbitrary in _ARBITRARY:
         values = [_scalar(item, arbitrary) for item in key]
         count = len(values) - len(names)
@@ -68,7 +68,8 @@ def _zero_stays(func: OpOverload, key: tuple[Any, ...], names: tuple[str, ...]) 
                 result = func(*values[:count], **dict(zip(names, values[count:], strict=True)))
         except (RuntimeError, NotImplementedError, ValueError):
             return False
-        if not isinstance(result, Tensor) or bool(result.ne(0)):
+        results = [result] if isinstance(result, Tensor) else list(result)
+        if any(bool(part.ne(0).any()) for part in results):
             return False
     return True
 

@@ -9,7 +9,7 @@ from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import Result, fixed_dims, rule
 
 
-@rule("sum", "linalg_vector_norm", "norm", "count_nonzero", "nansum")
+@rule("sum", "linalg_vector_norm", "norm", "count_nonzero", "nansum", keeps_zero=True)
 def total(recorder: Recorder, out: Tensor, input: Tensor, **arguments: Any) -> Dims:
     """Zeros add nothing, so removing equals zeroing."""
     exact = recorder.zero(input) and float(arguments.get("ord", 2) or 0) > 0
@@ -19,7 +19,8 @@ def total(recorder: Recorder, out: Tensor, input: Tensor, **arguments: Any) -> D
     return _reduced(recorder, out, input, arguments, exact)
 
 
-@rule("mean", "var", "std", "amax", "amin", "logsumexp", "prod", "all", "any", "median", "nanmedian")
+@rule("logsumexp", "all")
+@rule("mean", "var", "std", "amax", "amin", "prod", "any", "median", "nanmedian", keeps_zero=True)
 def statistic(recorder: Recorder, out: Any, input: Tensor, **arguments: Any) -> Result:
     """Does not depend on the order of the units, but on their number or on zeros among them."""
     if isinstance(out, Tensor):
@@ -27,9 +28,9 @@ def statistic(recorder: Recorder, out: Any, input: Tensor, **arguments: Any) -> 
     return along(recorder, out, input, **arguments)
 
 
-@rule("max", "min", "argmax", "argmin", "sort", "topk", "kthvalue", "mode", "cumsum", "cumprod", "logcumsumexp")
-@rule("cummax", "cummin")
-@rule("var_mean", "std_mean", "diff", "_fft_c2c", "_fft_r2c", "_fft_c2r", "trapezoid")
+@rule("max", "min", "argmax", "argmin", "sort", "topk", "kthvalue", "mode", keeps_zero=True)
+@rule("cumsum", "cumprod", "cummax", "cummin", keeps_zero=True)
+@rule("logcumsumexp", "var_mean", "std_mean", "diff", "_fft_c2c", "_fft_r2c", "_fft_c2r", "trapezoid")
 def along(recorder: Recorder, out: Any, input: Tensor, dim: Any = None, **arguments: Any) -> Result:
     """The result depends on the order of the positions along `dim`: they must stay. Other dims pass through."""
     dims, which = recorder.dims(input), _which(input, dim)

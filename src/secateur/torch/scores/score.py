@@ -5,7 +5,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from secateur.axes import Scores
 from secateur.errors import ModelError

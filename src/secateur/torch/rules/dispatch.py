@@ -1,0 +1,121 @@
+"""Applies the rule of an operator as it passes; an operator without a rule freezes what it touches."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch._ops import OpOverload
+
+from secateur.axes import ONE
+from secateur.torch.recorder import CONSTANT, Recorder
+from secateur.torch.rules.pointwise import broadcast, keeps_zero
+from secateur.torch.rules.registry import RULES, Entry, Result, fixed_dims, is_pointwise
+
+logger = logging.getLogger(__name__)
+
+
+def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    """Work out what the results of one operator stand for."""
+    name = func._schema.name.removeprefix("aten::")
+    recorder.begin(name)
+    arguments = _bound(func, args, kwargs)
+    tensors = list(_tensors(arguments.values()))
+    for tensor in tensors:
+        recorder.labels.observe(recorder.dims(tensor))
+    entry = RULES.get(name) or RULES.get(name.removesuffix("_"))
+    try:
+        if entry is not None:
+            _by_rule(recorder, entry, arguments, tensors, out)
+        elif is_pointwise(func):
+            _pointwise(recorder, tensors, out)
+            recorder.result_zero = keeps_zero(recorder, func, args, kwargs)
+            _set_zero(recorder, out)
+        else:
+            _unknown(recorder, f"{func._schema.name} has no rule", tensors, out)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        logger.debug("the rule of %s failed", func._schema.name, exc_info=True)
+        _unknown(recorder, f"{func._schema.name} is used in a way its rule does not know ({error})", tensors, out)
+    _remember_memory(recorder, func, arguments, out)
+
+
+def _bound(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The call's arguments by the operator's own names, with defaults filled in."""
+    arguments = func._schema.arguments
+    bound = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    bound.update(zip((a.name for a in arguments), args, strict=False))
+    bound.update(kwargs)
+    return {("input" if name == "self" else name): value for name, value in bound.items()}
+
+
+def _by_rule(recorder: Recorder, entry: Entry, arguments: dict[str, Any], tensors: Sequence[Tensor], out: Any) -> None:
+    """Apply a rule, and freeze the tensors that it does not read."""
+    if entry.reads is not None:
+        unread = _tensors(value for name, value in arguments.items() if name not in entry.reads)
+        recorder.freeze_all(unread, f"an argument of {recorder.operator} that its rule does not read")
+    result = entry.function(recorder, out, **arguments)
+    if recorder.result_zero is None:
+        recorder.result_zero = entry.keeps_zero and bool(tensors) and all(map(recorder.zero, tensors))
+    _learn(recorder, out, result)
+
+
+def _pointwise(recorder: Recorder, tensors: Sequence[Tensor], out: Any) -> None:
+    """Element-wise operators may have several results; those of another shape are scratch."""
+    outs = [out] if isinstance(out, Tensor) else [t for t in out if isinstance(t, Tensor)]
+    dims = broadcast(recorder, tensors, outs[0])
+    recorder.result_zero = False
+    fixed = recorder.reason("scratch of an operator")
+    _learn(recorder, outs, [dims if t.shape == outs[0].shape else fixed_dims(t, fixed) for t in outs])
+
+
+def _learn(recorder: Recorder, out: Any, result: Result) -> None:
+    """Remember the dims of one result or several."""
+    if result is None:
+        return
+    outs = [out] if isinstance(out, Tensor) else list(out)
+    results = result if isinstance(result, list) else [result]
+    for tensor, dims in zip(outs, results, strict=False):
+        if isinstance(tensor, Tensor):
+            recorder.labels.observe(dims)
+            sized = (ONE if n == 1 else CONSTANT if d is ONE else d for n, d in zip(tensor.shape, dims, strict=True))
+            recorder.learn(tensor, tuple(sized), bool(recorder.result_zero))
+
+
+def _set_zero(recorder: Recorder, out: Any) -> None:
+    for tensor in [out] if isinstance(out, Tensor) else out:
+        if isinstance(tensor, Tensor):
+            recorder.learn(tensor, recorder.dims(tensor), bool(recorder.result_zero))
+
+
+def _unknown(recorder: Recorder, text: str, tensors: Sequence[Tensor], out: Any) -> None:
+    """Nothing that this operator touches may be removed."""
+    reason = recorder.freeze_all(tensors, text)
+    recorder.result_zero = False
+    for tensor in _tensors(out if isinstance(out, (tuple, list)) else [out]):
+        recorder.learn(tensor, fixed_dims(tensor, reason), zero=False)
+
+
+def _remember_memory(recorder: Recorder, func: OpOverload, arguments: dict[str, Any], out: Any) -> None:
+    """Which results lie in the memory of an operand, and which memory was written."""
+    outs = [out] if isinstance(out, Tensor) else out if isinstance(out, (tuple, list)) else []
+    for argument in func._schema.arguments:
+        value = arguments.get("input" if argument.name == "self" else argument.name)
+        if argument.alias_info is None or not isinstance(value, Tensor):
+            continue
+        if argument.alias_info.is_write:
+            if not recorder.result_zero:
+                recorder.written(value)
+        else:
+            for tensor in outs:
+                if isinstance(tensor, Tensor):
+                    recorder.shares(tensor, value)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            found.extend(_tensors(value))
+    return found

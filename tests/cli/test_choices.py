@@ -1,0 +1,62 @@
+"""The table of names: complete, and helpful where a name is wrong."""
+
+from functools import partial
+
+import pytest
+
+import secateur as sc
+from secateur.allocate import Budget, normalise
+from secateur.cli.choices import NAMES, attempt, choose, prepare
+from secateur.cli.job import Choice
+from secateur.errors import BudgetError, JobError
+
+
+@pytest.mark.parametrize(("key", "module"), [("score", "scores"), ("allocation", "allocate")])
+def test_every_choice_of_the_library_has_a_name(key: str, module: str) -> None:
+    protocols_and_values = {"Score", "Allocator", "Budget"}
+    classes = {name for name in getattr(sc, module).__all__ if name[0].isupper()} - protocols_and_values
+
+    assert {choice.__name__ for choice in NAMES[key].values()} == classes
+
+
+def test_every_normaliser_has_a_name() -> None:
+    functions = {name for name, value in vars(normalise).items() if callable(value) and value.__module__ == normalise.__name__}
+
+    assert set(NAMES["normalise"]) == functions
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(JobError, match="score: there is no 'magnitud'; did you mean 'magnitude'?"):
+        choose("score", "magnitud")
+
+
+def test_options_reach_the_object() -> None:
+    allocator = prepare("allocation", Choice(name="global", floor=0.25, normalise="maximum"))(Budget(macs=0.5))
+
+    assert allocator == sc.allocate.Global(Budget(macs=0.5), floor=0.25, normalise=normalise.maximum)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (Choice(name="global", flor=0.25), "allocation: 'global' has no option 'flor'; did you mean 'floor'?"),
+        (Choice(name="global", budget=1), "allocation: 'global' has no option 'budget'"),
+        (Choice(name="global", normalise="average"), "normalise: there is no 'average'; there is maximum, mean, "),
+        (Choice(name="locally"), "allocation: there is no 'locally'"),
+    ],
+)
+def test_an_unknown_option_is_refused(choice: Choice, message: str) -> None:
+    with pytest.raises(JobError, match=message):
+        prepare("allocation", choice)
+
+
+def test_an_option_of_the_wrong_type_is_refused() -> None:
+    make = partial(prepare("allocation", Choice(name="global", floor=[1])), Budget(macs=0.5))
+
+    with pytest.raises((JobError, BudgetError), match="floor|fit"):
+        attempt(make, "allocation")
+
+
+def test_a_value_that_python_refuses_is_a_fault_of_the_job() -> None:
+    with pytest.raises(JobError, match="score: a value does not fit: invalid literal"):
+        attempt(lambda: int("x"), "score")

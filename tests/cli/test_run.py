@@ -1,0 +1,189 @@
+"""Jobs, run through the command line: what is written, what is printed, and how every fault ends."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import secateur as sc
+from secateur.cli.models import load_model
+from secateur.report import RunRecord
+from tests.cli.conftest import JOB, Ended
+
+Command = Callable[..., Ended]
+
+
+def change(folder: Path, old: str, new: str) -> None:
+    text = (folder / "job.toml").read_text()
+    assert old in text
+    (folder / "job.toml").write_text(text.replace(old, new))
+
+
+def test_a_job_writes_model_report_record_and_itself(folder: Path, secateur: Command) -> None:
+    ended = secateur("prune", "job.toml")
+
+    assert ended.code == 0, ended.err
+    written = {path.name for path in (folder / "out").iterdir()}
+    assert {"job.toml", "report.html", "report.json"} < written
+    assert any(name.endswith(".safetensors") for name in written)
+    assert RunRecord.read(folder / "out/report.json").reproduction.job == (folder / "job.toml").read_text()
+
+
+def test_the_artefact_is_what_the_library_gives(folder: Path, secateur: Command) -> None:
+    """The command line does nothing of its own: the same call of `prune` gives the same bits."""
+    secateur("prune", "job.toml")
+    torch.manual_seed(0)
+    subject = load_model("net.py:build_with_inputs", folder=folder)
+    import net
+
+    result = sc.prune(subject.model, subject.inputs, budget=sc.Budget(macs=0.5), data=net.batches()["train"], measure=False)
+    again = sc.load(net.Net(), folder / "out")
+
+    expected, found = result.model.state_dict(), again.state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_the_last_lines_are_the_table(folder: Path, secateur: Command) -> None:
+    lines = secateur("prune", "job.toml").out.splitlines()
+
+    heading = next(i for i, line in enumerate(lines) if line.split() == ["dense", "pruned", "change"])
+    names = [line.split("  ")[0] for line in lines[heading + 2 :]]
+    assert names == ["accuracy", "parameters", "MACs", "bytes on disk"]
+    assert "%" in lines[heading + 2]
+
+
+def test_json_is_the_whole_of_stdout(folder: Path, secateur: Command) -> None:
+    ended = secateur("prune", "job.toml", "--json")
+
+    result = json.loads(ended.out)
+    assert ended.err == ""
+    assert result["output"].endswith("out")
+    assert Path(result["report"]).is_file()
+    macs = next(row for row in result["comparison"] if row["name"] == "MACs")
+    assert macs["change"] == macs["pruned"] / macs["dense"] <= 0.5
+    assert all(goal["met"] for goal in result["goals"])
+    assert all(proof["passed"] for proof in result["proofs"])
+    assert result["steps"][0]["name"] == "dense"
+
+
+def test_the_copy_of_the_job_gives_the_same_bits_again(folder: Path, secateur: Command) -> None:
+    secateur("prune", "job.toml")
+    first = {path.name: path.read_bytes() for path in (folder / "out").glob("*.safetensors")}
+
+    ended = secateur("prune", "out/job.toml")
+
+    assert ended.code == 0, ended.err
+    assert {path.name: path.read_bytes() for path in (folder / "out").glob("*.safetensors")} == first
+
+
+def test_recovery_with_distillation_is_a_step(folder: Path, secateur: Command) -> None:
+    (folder / "job.toml").write_text(JOB + "\n[recovery]\nepochs = 2\ndistillation = true\n")
+
+    result = json.loads(secateur("prune", "job.toml", "--json").out)
+
+    assert result["steps"][-1]["name"] == "recovered"
+
+
+def test_training_of_ones_own_is_a_recovery(folder: Path, secateur: Command) -> None:
+    (folder / "training.py").write_text("def train(model, data):\n    open('trained', 'w').write(str(len(list(data))))")
+    (folder / "job.toml").write_text(JOB + '\n[recovery]\nfunction = "training.py:train"\n')
+
+    assert secateur("prune", "job.toml").code == 0
+    assert (folder / "trained").read_text() == "4"
+
+
+def test_an_evaluation_of_ones_own_is_reported(folder: Path, secateur: Command) -> None:
+    change(folder, 'evaluate = "accuracy"', 'evaluate = "net.py:quality"')
+
+    result = json.loads(secateur("prune", "job.toml", "--json").out)
+
+    assert result["comparison"][0]["name"] == "margin"
+    assert result["comparison"][0]["dense"] == 0.5
+
+
+def test_options_of_the_choices_are_followed(folder: Path, secateur: Command) -> None:
+    (folder / "job.toml").write_text(
+        'multiple_of = 4\nexclude = ["second"]\n' + JOB + '[score]\nname = "magnitude"\n[allocation]\nname = "uniform"'
+    )
+
+    ended = secateur("prune", "job.toml")
+
+    # The residual stream is the only axis, and the excluded module is on it: nothing is left to prune.
+    assert ended.code == 4
+    assert ended.err.startswith("BudgetError: ")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "message"),
+    [
+        ("macs = 0.5", "macs = 0.0001", 4, "BudgetError: "),
+        ("macs = 0.5", "macs = 50", 4, "for 50 % write 0.5"),
+        ("macs = 0.5", "", 4, "the budget limits nothing"),
+        ("macs = 0.5", "mac = 0.5", 2, "did you mean 'macs'?"),
+        ("output =", 'exclude = ["nothing_like_it*"]\noutput =', 2, "nothing_like_it"),
+        ("net.py:batches", "net.py:batchs", 2, "did you mean 'batches'?"),
+        ("net.py:batches", "mnist", 2, "data: there is no 'mnist'; did you mean 'mnist-5k'?"),
+        ("net.py:batches", "net.py:train_batches", 2, "needs data to evaluate on"),
+        ('evaluate = "accuracy"', 'evaluate = "acuracy"', 2, "evaluate: there is no 'acuracy'; did you mean 'accuracy'?"),
+        ('evaluate = "accuracy"', 'evaluate = "net.py:batches"', 3, "evaluate 'net.py:batches' fails: TypeError"),
+        ("build_with_inputs", "build", 2, "says nothing of its inputs"),
+        ("output =", 'inputs = ["1x7x6x6"]\noutput =', 3, "CaptureError: "),
+        ("output =", 'device = "warp"\noutput =', 2, "device = 'warp' is not usable here"),
+        ("output =", 'weights = "none.safetensors"\noutput =', 7, "none.safetensors"),
+    ],
+)
+def test_every_fault_has_its_code_and_its_words(
+    folder: Path, secateur: Command, old: str, new: str, code: int, message: str
+) -> None:
+    change(folder, old, new)
+
+    ended = secateur("prune", "job.toml")
+
+    assert message in ended.err
+    assert "Traceback" not in ended.err
+    assert ended.code == code
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return []", "no batch"),
+        ("return {}", "a dict with nothing in it; it may have train and evaluate"),
+        ("return {'test': []}", "a dict with test"),
+        ("return 3", "a int cannot be iterated over"),
+        ("return iter([])", "runs out after one time"),
+        ("return {'train': [(torch.zeros(2, 1, 6, 6), torch.tensor([0, 9]))]}", "9"),
+        ("return {'train': [(torch.full((2, 1, 6, 6), float('nan')), torch.tensor([0, 1]))]}", "NaN"),
+    ],
+)
+def test_data_that_do_not_fit_end_with_their_own_code(folder: Path, secateur: Command, body: str, message: str) -> None:
+    (folder / "wrong_data.py").write_text(f"import torch\ndef batches():\n    {body}")
+    (folder / "job.toml").write_text(JOB.replace("net.py:batches", "wrong_data.py:batches").replace('evaluate = "accuracy"', ""))
+
+    ended = secateur("prune", "job.toml")
+
+    assert message in ended.err
+    assert ended.code == 6
+
+
+def test_a_foreign_folder_is_refused_before_the_work_starts(folder: Path, secateur: Command) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "thesis.tex").write_text("years")
+    change(folder, "net.py:batches", "net.py:not_there")
+
+    ended = secateur("prune", "job.toml")
+
+    assert ended.code == 2
+    assert "already holds other files (thesis.tex)" in ended.err
+
+
+def test_errors_are_json_too(folder: Path, secateur: Command) -> None:
+    change(folder, "macs = 0.5", "macs = 0.0001")
+
+    ended = secateur("prune", "job.toml", "--json")
+
+    assert json.loads(ended.err)["exit_code"] == ended.code == 4
+    assert ended.out == ""
