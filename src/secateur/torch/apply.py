@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from secateur.axes import Plan, TensorCut
 from secateur.errors import ModelError, PlanError
-from secateur.torch.attention import open_module
+from secateur.torch.attention import close_nested_paths, open_module
 from secateur.torch.layers import refresh_layer_sizes
 from secateur.torch.replicate import replicate
 
@@ -203,6 +203,7 @@ def _open(model: nn.Module, plan: Plan) -> None:
         module = model.get_submodule(path)
         if type(module) is nn.MultiheadAttention and any(cut.name.startswith(f"{path}.") for cut in plan.tensors):
             open_module(module)
+            close_nested_paths(model)
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, cuts: Mapping[int, TensorCut]) -> None:

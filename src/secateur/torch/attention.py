@@ -47,6 +47,9 @@ class OpenMultiheadAttention(nn.MultiheadAttention):
         scores = (self._by_head(q) * self.scale) @ self._by_head(k).transpose(-2, -1)
         bias = self._bias(attn_mask, key_padding_mask, q, added)
         weights = torch.softmax(scores if bias is None else scores + bias, dim=-1)
+        if bias is not None and not need_weights:
+            # As torch's fused attention: a query that may look at nothing gets zeros, not NaN.
+            weights = weights.masked_fill((bias == -math.inf).all(dim=-1, keepdim=True), 0.0)
         mixed = F.dropout(weights, self.dropout, self.training) @ self._by_head(v)
         out = self.out_proj(mixed.transpose(1, 2).flatten(2))
         out = out.squeeze(0) if not batched else out if self.batch_first else out.transpose(0, 1)
@@ -103,7 +106,16 @@ def open_attention(model: nn.Module) -> list[str]:
         if type(module) is nn.MultiheadAttention:
             open_module(module)
             paths.append(path)
+    if paths:
+        close_nested_paths(model)
     return paths
+
+
+def close_nested_paths(model: nn.Module) -> None:
+    """Keep `nn.TransformerEncoder` from handing nested tensors to layers that are open."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
 
 
 def open_module(module: nn.Module) -> None:

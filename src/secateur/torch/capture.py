@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.axes import ONE, Network, Reason, build_network
-from secateur.errors import CaptureError, DataError
+from secateur.errors import CaptureError, DataError, ModelError, SecateurError
 from secateur.torch.attention import open_attention
 from secateur.torch.recorder import INPUT, Recorder
 from secateur.torch.replicate import replicate
@@ -65,6 +65,7 @@ def trace(model: nn.Module, example_inputs: Inputs) -> TracedNetwork:
         >>> [(axis.name, axis.size) for axis in sc.trace(model, torch.zeros(1, 4)).axes]
         [('0', 8)]
     """
+    _check_model(model)
     if not tensors_in(example_inputs):
         raise DataError(f"example_inputs holds no tensor: {type(example_inputs).__name__}; pass what model(...) takes")
     try:
@@ -78,6 +79,20 @@ def trace(model: nn.Module, example_inputs: Inputs) -> TracedNetwork:
         network = _watch(model, example_inputs, meta=False)
     parts = {f.name: getattr(network, f.name) for f in fields(Network)}
     return TracedNetwork(**parts, model=model, inputs=example_inputs)
+
+
+def _check_model(model: nn.Module) -> None:
+    """Refuse what cannot be watched operator by operator."""
+    for path, module in model.named_modules():
+        where = f"its module {path!r}" if path else "it"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CaptureError(
+                f"{type(model).__name__}: {where} is TorchScript, which hides its operators; pass the eager module"
+            )
+        if any(nn.parameter.is_lazy(tensor) for tensor in (*module._parameters.values(), *module._buffers.values())):
+            raise CaptureError(
+                f"{type(model).__name__}: {where} is lazy and has no shapes yet; run the model once first"
+            )
 
 
 class _NeedsValuesError(Exception):
@@ -99,7 +114,7 @@ def _watch(model: nn.Module, inputs: Inputs, meta: bool) -> Network:
             recorder.learn(leaf, tuple(ONE if n == 1 else INPUT for n in leaf.shape), zero=False)
             if values is not None:
                 values.learn(leaf, real)
-    watch = _Watch(recorder, values)
+    watch = _Watch(recorder, values, {id(tensor) for tensor in _state(model).values()})
     _freeze_output(recorder, _run(copy, moved, watch), model)
     if any(not recorder.was_read(parameter) for parameter in copy.parameters()):
         _watch_training(copy, moved, watch)
@@ -114,6 +129,7 @@ def _freeze_output(recorder: Recorder, output: Any, model: nn.Module) -> None:
             "or in a container, a dataclass or an object that holds it"
         )
     for tensor in found:
+        recorder.used(tensor)
         recorder.labels.observe(recorder.dims(tensor))
         for dim in recorder.dims(tensor):
             recorder.labels.freeze(dim, Reason("the model's output"))
@@ -134,6 +150,8 @@ def _run(model: nn.Module, inputs: Inputs, watch: "_Watch") -> Any:
     try:
         with torch.no_grad(), _open_paths(), watch, watch.recorder.sizes:
             return call(model, inputs)
+    except SecateurError:
+        raise
     except Exception as error:
         if watch.values is not None:
             raise _NeedsValuesError(f"{type(error).__name__}: {error}") from error
@@ -155,12 +173,17 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Shows the recorder each operator as it passes."""
 
-    def __init__(self, recorder: Recorder, values: KnownValues | None) -> None:
+    def __init__(self, recorder: Recorder, values: KnownValues | None, originals: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.recorder, self.values = recorder, values
+        self.recorder, self.values, self.originals = recorder, values, originals
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if any(id(argument) in self.originals for argument in args):
+            raise ModelError(
+                f"the forward pass reaches the model itself instead of its copy ({self.recorder.where()}): a lambda, closure or "
+                "weak reference holds it; make that a method, or a module of its own"
+            )
         out = func(*args, **kwargs) if self.values is None else self.values.run(func, args, kwargs)
         apply(self.recorder, func, args, kwargs, out)
         return out

@@ -17,21 +17,21 @@ FIRST_DAMPING = 1e-10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gap:
-    """What a layer misses, r = y - W x, against the inputs x that it still has; moments over the rows of data.
+    """What a layer misses, r = y - W x, against the inputs x that it still has: moments over the rows of data.
+
+    Where a constant may be added to the output, they are moments about the means E[r] and E[x].
 
     Attributes:
         power: E|r|^2, summed over the outputs.
         cross: E[r x^T], `[out, in]`.
         gram: E[x x^T], `[in, in]`.
-        missing: E[r], `[out]`.
-        mean: E[x], `[in]`.
+        means: E[r], `[out]`, and E[x], `[in]`, where a constant may be added; else None.
     """
 
     power: float
     cross: Tensor
     gram: Tensor
-    missing: Tensor
-    mean: Tensor
+    means: tuple[Tensor, Tensor] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +40,7 @@ class Fit:
 
     Attributes:
         change: What to add to the weight, `[out, in]`.
-        shift: What to add to the bias, `[out]`; zero where no constant is allowed.
+        shift: What to add to the bias, `[out]`; zero where no constant may be added.
         before: E|r|^2 as it was.
         after: E|r|^2 with the change and the shift, never above `before`.
     """
@@ -56,11 +56,11 @@ def refit(weight: Tensor, gram: Tensor, mean: Tensor, kept: Tensor, ridge: float
 
     Args:
         weight: The dense weight, `[out, in]`.
-        gram: E[x x^T] of the dense inputs, `[in, in]`.
+        gram: E[x x^T] of the dense inputs, not about the mean, `[in, in]`.
         mean: E[x] of the dense inputs, `[in]`.
         kept: The inputs that stay, ascending, `[kept]`.
         ridge: As in `close`.
-        constant: As in `close`.
+        constant: Whether a constant may be added to the output.
 
     Returns:
         The change of `weight[:, kept]` and of the bias.
@@ -68,45 +68,67 @@ def refit(weight: Tensor, gram: Tensor, mean: Tensor, kept: Tensor, ridge: float
     Example:
         >>> gram = torch.tensor([[1.0, 1.0], [1.0, 1.0]])  # two copies of one input
         >>> fit = refit(torch.tensor([[2.0, 3.0]]), gram, torch.zeros(2), torch.tensor([0]), ridge=0.0, constant=True)
-        >>> fit.change.tolist(), fit.after
-        ([[3.0]], 0.0)
+        >>> fit.change.tolist(), fit.before, fit.after
+        ([[3.0]], 9.0, 0.0)
 
     Source:
-        Least squares with the Gram matrix: Y. He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017,
-        equation 3; E. Frantar and D. Alistarh, "Optimal Brain Compression", NeurIPS 2022, section 3.
+        Least squares on the inputs that stay: Y. He et al., "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV
+        2017, section 3.1; from the Gram matrix: E. Frantar and D. Alistarh, "Optimal Brain Compression", NeurIPS 2022.
     """
     weight, gram, mean, kept = _wide(weight), _wide(gram), _wide(mean), kept.cpu()
     gone = torch.ones(len(mean), dtype=torch.bool)
     gone[kept] = False
+    if constant:
+        gram = gram - torch.outer(mean, mean)
     lost = weight[:, gone]
     power = float((lost @ gram[gone][:, gone] * lost).sum())
-    return close(
-        Gap(power, lost @ gram[gone][:, kept], gram[kept][:, kept], lost @ mean[gone], mean[kept]), ridge, constant
-    )
+    means = (lost @ mean[gone], mean[kept]) if constant else None
+    return close(Gap(power, lost @ gram[gone][:, kept], gram[kept][:, kept], means), ridge)
 
 
-def close(gap: Gap, ridge: float, constant: bool) -> Fit:
+def fold_mean(weight: Tensor, mean: Tensor, kept: Tensor) -> Tensor:
+    """What the bias must take over so that outputs keep their mean when inputs go: `W E[x]` over those that go.
+
+    Args:
+        weight: The dense weight, `[out, in]`.
+        mean: E[x] of the dense inputs, `[in]`.
+        kept: The inputs that stay, `[kept]`.
+
+    Returns:
+        What to add to the bias, `[out]` float64. Exact where the inputs that go are constant.
+
+    Example:
+        >>> fold_mean(torch.tensor([[2.0, 3.0]]), torch.tensor([1.0, 10.0]), kept=torch.tensor([0])).tolist()
+        [30.0]
+
+    Source:
+        Y. An et al., "Fluctuation-based Adaptive Structured Pruning for Large Language Models" (FLAP), AAAI 2024, section 3.3.
+    """
+    lost = _wide(mean).clone()
+    lost[kept.cpu()] = 0
+    return _wide(weight) @ lost
+
+
+def close(gap: Gap, ridge: float) -> Fit:
     """The change that minimises `E|r - change x - shift|^2 + damping |change|^2`.
 
-    The damping pulls towards the weights as they are, so that any amount of it leaves a smaller error than no change at all.
+    The damping pulls towards the weights as they are, so that with any amount of it the error is at most what it was.
 
     Args:
         gap: The moments of the rows.
-        ridge: The damping, as a share of the mean of the Gram matrix' diagonal, >= 0; infinity = change nothing but the constant.
-        constant: Whether a constant may be added to the output. If so, means are taken out first.
+        ridge: The damping, as a share of the mean of the Gram matrix' diagonal, >= 0.
 
     Returns:
         The change and the shift, with the undamped errors.
     """
-    power, cross, gram = gap.power, _wide(gap.cross), _wide(gap.gram)
-    missing, mean = _wide(gap.missing), _wide(gap.mean)
-    if constant:
-        power = power - float(missing.square().sum())
-        cross, gram = cross - torch.outer(missing, mean), gram - torch.outer(mean, mean)
-    change = torch.zeros_like(cross) if ridge == float("inf") else solve(cross, gram, ridge)
-    shift = missing - change @ mean if constant else torch.zeros_like(missing)
-    after = power + float((change @ gram * change).sum() - 2 * (change * cross).sum())
-    return Fit(change, shift, gap.power, max(after, 0.0))
+    cross, gram = _wide(gap.cross), _wide(gap.gram)
+    change = solve(cross, gram, ridge)
+    after = gap.power + float((change @ gram * change).sum() - 2 * (change * cross).sum())
+    if gap.means is None:
+        return Fit(change, torch.zeros(len(cross), dtype=torch.float64), gap.power, min(max(after, 0.0), gap.power))
+    missing, mean = map(_wide, gap.means)
+    before = gap.power + float(missing.square().sum())
+    return Fit(change, missing - change @ mean, before, min(max(after, 0.0), before))
 
 
 def solve(cross: Tensor, gram: Tensor, ridge: float) -> Tensor:

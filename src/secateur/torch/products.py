@@ -118,7 +118,9 @@ class WatchProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if found is None:
             if not func.is_view:
                 leaves = pytree.tree_leaves((args, kwargs))
-                self.others.update(name for x in leaves if isinstance(x, Tensor) and (name := self._name(x)) is not None)
+                self.others.update(
+                    name for x in leaves if isinstance(x, Tensor) and (name := self._name(x)) is not None
+                )
             return func(*args, **(kwargs or {}))
         product, x = found
         return self._visit(product, x, lambda: func(*args))

@@ -119,17 +119,19 @@ class WatchSizes(TorchFunctionMode):
 
     def _tagged(self, tensor: Tensor, shape: torch.Size) -> torch.Size:
         dims = self.dims_of(tensor)
+        if len(dims) != len(shape):
+            return shape  # a wrapper of another tensor, inside torch.vmap say
         return torch.Size([self._size(n, dim) for n, dim in zip(shape, dims, strict=True)])
 
     def _tagged_one(self, args: Any, kwargs: Any, value: int) -> int:
-        index = kwargs["dim"] if "dim" in kwargs else args[1]
-        return self._size(value, self.dims_of(args[0])[operator_index(index)])
+        index, dims = kwargs["dim"] if "dim" in kwargs else args[1], self.dims_of(args[0])
+        return self._size(value, dims[plain(index)]) if len(dims) == args[0].ndim else value
 
     def _size(self, value: int, dim: object) -> int:
         return Size(value, Width(dim), self.tracker) if isinstance(dim, np.ndarray) else value
 
 
-def operator_index(value: int) -> int:
+def plain(value: int) -> int:
     """A number as a plain one, without telling its tracker."""
     return int.__add__(value, 0)
 

@@ -57,7 +57,7 @@ class Recorder:
         self.result_zero: bool | None = None
         self._where: str | None = None
         self._known: dict[int, tuple[Tensor, Dims, bool]] = {}
-        self._names: dict[int, dict[str, int]] = {}
+        self._order: dict[int, tuple[Tensor, Dims, Reason]] = {}
         self._root: dict[int, int] = {}
         self._not_zero: set[int] = set()
         self.tracker = Tracker(self._value_used, self._compared)
@@ -67,7 +67,6 @@ class Recorder:
             parameter = isinstance(tensor, nn.Parameter)
             self.run.tensors[name] = (TensorSpec(tuple(tensor.shape), tensor.element_size(), parameter), dims)
             self.learn(tensor, dims, zero=parameter)
-            self._names[id(tensor)] = {name: tensor.ndim}
 
     @property
     def labels(self) -> Labels:
@@ -166,9 +165,23 @@ class Recorder:
             self.labels.mark_normalised(dim)
 
     def spare(self, tensor: Tensor, dim: int) -> None:
-        """Masking must not zero this parameter along `dim`: its norm divides something."""
-        for name, dims in self._names.get(id(tensor), {}).items():
-            self.run.spared[name] = tuple(sorted({*self.run.spared.get(name, ()), dim % dims}))
+        """Masking must not zero the parameter behind `tensor` along `dim`: its norm divides something."""
+        wanted = self.dims(tensor)[dim]
+        for name, (spec, dims) in self.run.tensors.items():
+            found = [d for d, known in enumerate(dims) if known is wanted and isinstance(known, np.ndarray)]
+            if spec.parameter and found:
+                self.run.spared[name] = tuple(sorted({*self.run.spared.get(name, ()), *found}))
+
+    def freeze_if_used(self, tensor: Tensor, dims: Sequence[Dim], reason: Reason) -> None:
+        """`tensor` (the index of a maximum, say) depends on the order of `dims`: they must stay if anything reads it."""
+        self._order[id(tensor)] = (tensor, tuple(dims), reason)
+
+    def used(self, tensor: Tensor) -> None:
+        """Something reads `tensor`."""
+        if id(tensor) in self._order:
+            _, dims, reason = self._order.pop(id(tensor))
+            for dim in dims:
+                self.labels.freeze(dim, reason)
 
     def freeze_all(self, tensors: Sequence[Tensor], text: str) -> Reason:
         """Freeze whatever these tensors carry."""
@@ -207,6 +220,9 @@ class Recorder:
         self._where = None
         if name in _LEAVE_TORCH:
             self.freeze_all([arg for arg in args if isinstance(arg, Tensor)], f"its values leave torch by {name}")
+        elif name == "multi_head_attention_forward":
+            tensors = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
+            self.freeze_all(tensors, "torch's attention function checks these sizes itself")
         elif name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
             query = kwargs["query"] if "query" in kwargs else args[0]
             reason = self.reason("attention's default scale depends on this width; pass scale= to free it")

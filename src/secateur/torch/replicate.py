@@ -38,7 +38,7 @@ def replicate(model: nn.Module, convert: Convert) -> nn.Module:
     try:
         with _ConvertPlainTensors(convert):
             return copy.deepcopy(model, memo)
-    except (TypeError, RuntimeError, NotImplementedError) as error:
+    except (TypeError, RuntimeError, ValueError, AttributeError, SystemError) as error:
         raise ModelError(
             f"{type(model).__name__} cannot be copied ({error}); give the attribute that cannot be copied a __deepcopy__ method"
         ) from error
@@ -48,10 +48,10 @@ def _converted(tensor: Tensor, convert: Convert) -> Tensor:
     """The replacement, a parameter where the original was one, with its gradient flag."""
     with torch.no_grad():
         replacement = convert(tensor)
-    if isinstance(tensor, nn.Parameter):
-        if not isinstance(replacement, nn.Parameter):
-            replacement = nn.Parameter(replacement, requires_grad=tensor.requires_grad)
-        return replacement.requires_grad_(tensor.requires_grad)
+    if isinstance(tensor, nn.Parameter) and not isinstance(replacement, nn.Parameter):
+        replacement = nn.Parameter(replacement, requires_grad=tensor.requires_grad)
+    if tensor.is_leaf and tensor.requires_grad:
+        replacement.requires_grad_()
     return replacement
 
 

@@ -17,7 +17,14 @@ from secateur.torch.capture import Inputs, TracedNetwork, call, line_of, trace
 from secateur.torch.replicate import replicate
 from secateur.torch.structure import tensors_in
 
-TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 3e-2}
+TOLERANCE = {
+    torch.float64: 1e-9,
+    torch.complex128: 1e-9,
+    torch.float32: 1e-4,
+    torch.complex64: 1e-4,
+    torch.float16: 3e-2,
+    torch.bfloat16: 1e-1,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,7 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Inputs, *, seed: int = 
     exact_model, inputs, dtype = _in_float64(model, example_inputs)
     tolerance = TOLERANCE[dtype]
     _run(small, example_inputs, "the compact model")
+    _check_deterministic(exact_model, inputs, tolerance)
     permutation = permutation_error(exact_model, network, inputs, seed)
     if not permutation <= tolerance:
         raise VerificationError(_blame_permutation(exact_model, network, inputs, seed, permutation, tolerance))
@@ -146,7 +154,8 @@ def difference(left: Any, right: Any) -> float:
             return float("inf")
         if not a.numel():
             continue
-        a, b = a.detach().to(torch.float64), b.detach().to(torch.float64)
+        a, b = (torch.view_as_real(t.detach()) if t.is_complex() else t.detach() for t in (a, b))
+        a, b = a.to(torch.float64), b.to(torch.float64)
         same = (a == b) | (a.isnan() & b.isnan())
         gap = torch.where(same, 0.0, (a - b).abs())
         scale = torch.where(a.isfinite(), a.abs(), 0.0).max().clamp_min(1e-30)
@@ -177,6 +186,16 @@ def _shape(cut: Any) -> str:
     return "its whole shape" if cut is None else str(list(cut.shape_after))
 
 
+def _check_deterministic(model: nn.Module, inputs: Inputs, tolerance: float) -> None:
+    """A proof compares outputs, so there must be one."""
+    error = difference(_run(model, inputs, "the model"), _run(model, inputs, "the model", seed=1))
+    if not error <= tolerance:
+        raise VerificationError(
+            f"the output of {type(model).__name__} in eval mode differs by {error:.1e} from run to run, or holds no tensor, so "
+            "that nothing can be proved of it; switch its randomness off (dropout, sampling) in eval mode"
+        )
+
+
 def _check_shapes(small: nn.Module, plan: Plan) -> None:
     state = state_of(small)
     for cut in plan.tensors:
@@ -195,7 +214,8 @@ def _in_float64(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, to
     generator = torch.Generator().manual_seed(0)
 
     def widened(value: Tensor) -> Tensor:
-        wide = value.detach().to(torch.float64) if value.is_floating_point() else value.detach().clone()
+        wider = torch.float64 if value.is_floating_point() else torch.complex128 if value.is_complex() else value.dtype
+        wide = value.detach().to(wider, copy=True)
         if isinstance(value, nn.Parameter) and value.is_floating_point() and not value.any():
             wide += 0.1 * torch.randn(value.shape, generator=generator, dtype=torch.float64).to(wide)
         return wide
@@ -232,13 +252,13 @@ class _Precision(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def _run(model: nn.Module, inputs: Inputs, what: str) -> Any:
+def _run(model: nn.Module, inputs: Inputs, what: str, seed: int = 0) -> Any:
     """Run a copy in eval mode; a failure names the line of the user's code."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             return call(model, inputs)
     except Exception as error:
         raise VerificationError(f"{what} does not run: {type(error).__name__}: {error} ({line_of(error)})") from error

@@ -72,7 +72,8 @@ def spread(total: int, at_most: int | None) -> Tensor:
 def _taken(x: Tensor, grid: tuple[int, ...], at_most: int | None) -> Tensor:
     """Rows at some places of `[batch, channels, *places, ...]`: `[rows, channels, ...]`."""
     batch, *places = torch.unravel_index(spread(prod(grid), at_most).to(x.device), grid)
-    return x[(batch, slice(None), *places)]
+    index: tuple[Tensor | slice, ...] = (batch, slice(None), *places)
+    return x[index]
 
 
 def _spaced(x: Tensor, stride: tuple[int, ...]) -> Tensor:

@@ -52,7 +52,7 @@ class ReestimateBatchNorm:
         """What a report calls the step."""
         return "batch norm"
 
-    def __call__(self, network: TracedNetwork, small: nn.Module, plan: Plan, batches: Batches) -> None:
+    def __call__(self, network: TracedNetwork, small: nn.Module, plan: Plan, batches: Batches) -> None:  # noqa: ARG002 - as Compensation asks
         """Change the compact model in place; see `Compensation`."""
         with measured(small), undisturbed():
             for inputs, _ in take(batches, self.samples):
@@ -62,7 +62,11 @@ class ReestimateBatchNorm:
 @contextmanager
 def measured(model: nn.Module) -> Iterator[None]:
     """Within, batch norms of a model in eval mode normalise each batch by its own statistics; after, they hold those of all."""
-    norms = {module: _Statistics() for module in model.modules() if isinstance(module, BATCH_NORMS) and module.track_running_stats}
+    norms = {
+        module: _Statistics()
+        for module in model.modules()
+        if isinstance(module, BATCH_NORMS) and module.track_running_stats
+    }
     before = {norm: (_mean(norm).clone(), _variance(norm).clone()) for norm in norms}
     handles = [norm.register_forward_pre_hook(_hook(found), with_kwargs=True) for norm, found in norms.items()]
     finished = False

@@ -10,15 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from secateur.axes import Plan, TensorCut
-from secateur.torch.batches import run
+from secateur.torch.batches import batch_size, part, run
 from secateur.torch.calibrate import evaluation_copy, undisturbed
 from secateur.torch.capture import Inputs
-from secateur.torch.least_squares import Fit
 from secateur.torch.products import Product, WatchProducts
 
 logger = logging.getLogger(__name__)
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+FIRST_LOOK = 4
+"""Samples of the run that finds the layers, and how much memory they take."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,12 +52,12 @@ class Consumer:
         """The groups and outputs that stay, of a dense `[groups, out, ...]`."""
         return groups_by_out[self.groups.to(groups_by_out.device)][:, self.outs.to(groups_by_out.device)]
 
-    def apply(self, fits: list[Fit], state: Mapping[str, Tensor]) -> None:
-        """Change the weight and the bias in the compact model's state, in place; one fit for each group that stays."""
-        weight = state[self.small.tensor]
-        change = torch.stack([fit.change for fit in fits]).to(weight.device)
-        self.small.put(self.small.matrix(weight).to(torch.float64) + change, weight)
-        shift = torch.stack([fit.shift for fit in fits]).flatten()
+    def apply(self, change: Tensor | None, shift: Tensor, state: Mapping[str, Tensor]) -> None:
+        """Add to the weight `[groups, out, in]` and the constant `[groups, out]` in the compact model's state, in place."""
+        weight, shift = state[self.small.tensor], shift.flatten()
+        if change is not None:
+            matrix = self.small.matrix(weight.detach())
+            self.small.put(matrix.to(torch.float64) + change.to(matrix.device), weight)
         with torch.no_grad():
             if self.small.bias is not None:
                 bias = state[self.small.bias].narrow(0, self.small.bias_start, len(shift))
@@ -71,11 +73,11 @@ class Survey:
 
     Attributes:
         consumers: The layers that can be compensated, in the order in which they run.
-        bytes: The most bytes that a layer holds at once as input and output.
+        bytes_per_sample: The most bytes of a sample that a layer holds at once as input and output.
     """
 
     consumers: list[Consumer] = field(default_factory=list)
-    bytes: int = 0
+    bytes_per_sample: int = 0
 
 
 def survey(model: nn.Module, plan: Plan, inputs: Inputs) -> Survey:
@@ -83,6 +85,8 @@ def survey(model: nn.Module, plan: Plan, inputs: Inputs) -> Survey:
 
     Left out, which is logged: layers whose weight serves in several places, or that run several times.
     """
+    inputs, _ = part(inputs, None, 0, min(batch_size(inputs), FIRST_LOOK))
+    samples = batch_size(inputs)
     copy, found, runs = evaluation_copy(model), Survey(), dict[Product, int]()
     outputs: dict[int, tuple[ref[Tensor], Product]] = {}
     norms: dict[Product, str] = {}
@@ -90,7 +94,7 @@ def survey(model: nn.Module, plan: Plan, inputs: Inputs) -> Survey:
     def visit(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
         y = run()
         runs[product] = runs.get(product, 0) + 1
-        found.bytes = max(found.bytes, x.nbytes + y.nbytes)
+        found.bytes_per_sample = max(found.bytes_per_sample, (x.nbytes + y.nbytes) // samples)
         outputs[id(y)] = ref(y), product
         return y
 
@@ -100,7 +104,7 @@ def survey(model: nn.Module, plan: Plan, inputs: Inputs) -> Survey:
             norms[product] = f"{path}.running_mean"
 
     handles = [
-        module.register_forward_pre_hook(lambda _, args, path=path: meets(path, args[0]))  # type: ignore[misc]
+        module.register_forward_pre_hook(lambda _, args, path=path: meets(path, args[0]))
         for path, module in copy.named_modules()
         if isinstance(module, BATCH_NORMS) and module.running_mean is not None
     ]
@@ -131,7 +135,9 @@ def consumer_of(product: Product, cuts: Mapping[str, TensorCut], norm: str | Non
     taps = 1 if product.window is None else prod(product.window.kernel)
     features = (torch.tensor(inputs)[:, None] * taps + torch.arange(taps)).flatten()
     kept = cut.kept[product.out_dim] or range(cut.shape[product.out_dim])
-    written = torch.tensor([position - product.start for position in kept if 0 <= position - product.start < product.size])
+    written = torch.tensor(
+        [position - product.start for position in kept if 0 <= position - product.start < product.size]
+    )
     per_group = product.size // product.groups
     groups, outs = torch.unique(written // per_group), torch.unique(written % per_group)
     bias = None if product.bias is None else cuts.get(product.bias)
@@ -158,7 +164,9 @@ def _serves_once(product: Product, runs: Mapping[Product, int], others: set[str]
         runs[product] == 1
         and not used & others
         and all(names.count(id(state[name])) == 1 for name in used if name is not None)
-        and not any(used & {other.tensor, other.bias} and _overlap(product, other) for other in runs if other != product)
+        and not any(
+            used & {other.tensor, other.bias} and _overlap(product, other) for other in runs if other != product
+        )
     )
 
 
@@ -168,4 +176,6 @@ def _overlap(one: Product, other: Product) -> bool:
         one.out_dim != other.out_dim or (one.start < other.start + other.size and other.start < one.start + one.size)
     )
     biases = one.bias is not None and one.bias == other.bias
-    return weights or (biases and one.bias_start < other.bias_start + other.size and other.bias_start < one.bias_start + one.size)
+    return weights or (
+        biases and one.bias_start < other.bias_start + other.size and other.bias_start < one.bias_start + one.size
+    )

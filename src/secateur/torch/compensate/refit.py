@@ -1,9 +1,8 @@
 """The layers that lost inputs get new weights or biases: least squares (`Refit`), or means alone (`FoldMean`)."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
@@ -15,17 +14,17 @@ from secateur.axes import Plan
 from secateur.errors import DataError
 from secateur.torch.apply import state_of
 from secateur.torch.batches import Batches, batch_size, part, run, take
-from secateur.torch.calibrate import Calibrate, Moments, evaluation_copy, undisturbed
+from secateur.torch.calibrate import Calibrate, evaluation_copy, undisturbed
 from secateur.torch.capture import Inputs, TracedNetwork
 from secateur.torch.compensate.batchnorm import measured
-from secateur.torch.compensate.consumer import Consumer, Survey, survey
-from secateur.torch.least_squares import Fit, Gap, close, refit
+from secateur.torch.compensate.consumer import Consumer, survey
+from secateur.torch.least_squares import Fit, Gap, close, fold_mean, refit
 from secateur.torch.products import Product, WatchProducts
 
 logger = logging.getLogger(__name__)
 
-FIRST_LOOK = 4
-"""Samples of the run that finds the layers and how much memory a sample takes."""
+LEAST_ROWS = 4096
+"""Rows to fit a layer on, however few inputs it has."""
 
 LIVE = 3
 """About how many times the largest input and output of a layer are alive at once: theirs, and a residual stream's."""
@@ -80,17 +79,168 @@ class Refit:
 
     def __call__(self, network: TracedNetwork, small: nn.Module, plan: Plan, batches: Batches) -> None:
         """Change the compact model in place; see `Compensation`."""
-        pieces = list(take(batches, self.samples))
-        found = survey(network.model, plan, _first(pieces))
+        pieces = [inputs for inputs, _ in take(batches, self.samples)]
+        found = survey(network.model, plan, pieces[0])
         if self.in_sequence:
-            _refit_in_sequence(network.model, small, found, _joined(pieces, self._fitting(found)), self)
+            inputs = joined(pieces, at_most=max(1, self.memory // (LIVE * max(found.bytes_per_sample, 1))))
+            _refit_in_sequence(network.model, small, found.consumers, inputs, self)
         else:
-            _refit_from_moments(network, small, found, pieces, self.ridge, gram=True)
+            _refit_from_moments(network, small, found.consumers, pieces, self.ridge)
 
     def rows(self, consumer: Consumer) -> int:
         """How many rows of data a layer is fitted on, at most."""
-        return max(4096, self.rows_per_input * len(consumer.features))
+        return max(LEAST_ROWS, self.rows_per_input * len(consumer.features))
 
-    def _fitting(self, found: Survey) -> int:
-        """How many samples fit in memory."""
-        return max(1, self.memory * FIRST_LOOK // (LIVE * max(found.bytes, 1)))
+
+@dataclass(frozen=True, slots=True)
+class FoldMean:
+    """The mean of what went, as each layer read it, goes into the layer's bias, or into the running mean of a batch norm.
+
+    Exact where the units that go are constant. Layers with neither are left as they are.
+
+    Args:
+        samples: The most samples to use, > 0.
+
+    Raises:
+        DataError: `samples` is not positive. When called: no data, or data that do not fit the model.
+
+    Example:
+        >>> FoldMean(samples=512).name
+        'mean folding'
+
+    Source:
+        As `secateur.torch.least_squares.fold_mean`.
+    """
+
+    samples: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise DataError(f"{self!r}: samples is at least 1")
+
+    @property
+    def name(self) -> str:
+        """What a report calls the step."""
+        return "mean folding"
+
+    def __call__(self, network: TracedNetwork, small: nn.Module, plan: Plan, batches: Batches) -> None:
+        """Change the compact model in place; see `Compensation`."""
+        pieces = [inputs for inputs, _ in take(batches, self.samples)]
+        _refit_from_moments(network, small, survey(network.model, plan, pieces[0]).consumers, pieces, None)
+
+
+def _refit_in_sequence(
+    model: nn.Module, small: nn.Module, consumers: Sequence[Consumer], inputs: Inputs, settings: Refit
+) -> None:
+    """Run the dense model and keep what its layers write; run the compact one, and fit each layer when it is its turn."""
+    by_dense, by_small = {c.dense: c for c in consumers}, {c.small: c for c in consumers}
+    goals: dict[Product, Tensor] = {}
+    state = state_of(small)
+
+    def remember(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:  # noqa: ARG001 - as Visit asks
+        y = run()
+        consumer = by_dense.get(product)
+        if consumer is not None:
+            goals[consumer.small] = consumer.rows(product.written(y, settings.rows(consumer)).mT)
+        return y
+
+    def fit(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
+        consumer, goal = by_small.get(product), goals.pop(product, None)
+        if consumer is not None and goal is not None:
+            read = product.read(x, settings.rows(consumer))
+            fits = [close(gap, settings.ridge) for gap in _gaps(consumer, read, goal, state)]
+            _log(product, fits)
+            consumer.apply(torch.stack([f.change for f in fits]), torch.stack([f.shift for f in fits]), state)
+        return run()
+
+    dense = evaluation_copy(model)
+    with undisturbed(), WatchProducts(dense, remember):
+        run(dense, inputs)
+    with measured(small), undisturbed(), WatchProducts(small, fit):
+        run(small, inputs)
+
+
+def _gaps(consumer: Consumer, read: Tensor, goal: Tensor, state: Mapping[str, Tensor]) -> Iterator[Gap]:
+    """For each group what its weight makes of the compact inputs `[rows, in]`, compared with the goal `[out, rows]`."""
+    kind = torch.promote_types(read.dtype, torch.float32)
+    matrices = consumer.small.matrix(state[consumer.small.tensor]).to(kind)
+    biases = torch.zeros(goal.shape[:2], dtype=kind, device=goal.device)
+    if consumer.small.bias is not None:
+        bias = state[consumer.small.bias].narrow(0, consumer.small.bias_start, biases.numel())
+        biases += bias.detach().reshape(biases.shape)
+    for x, y, matrix, bias in zip(read.to(kind), goal.to(kind), matrices, biases, strict=True):
+        missed, means = y.T - x @ matrix.T - bias, None
+        if consumer.constant:
+            means = missed.mean(0), x.mean(0)
+            missed, x = missed - means[0], x - means[1]
+        if not torch.isfinite(x).all() or not torch.isfinite(missed).all():
+            raise DataError(
+                f"{consumer.dense.tensor!r} reads or writes values that are not finite; look at the data and the weights"
+            )
+        yield Gap(float(missed.square().sum()) / len(x), missed.T @ x / len(x), x.T @ x / len(x), means)
+
+
+def _refit_from_moments(
+    network: TracedNetwork,
+    small: nn.Module,
+    consumers: Sequence[Consumer],
+    pieces: Sequence[Inputs],
+    ridge: float | None,
+) -> None:
+    """Fit all layers on the inputs of the dense model; without a ridge, or a Gram matrix, constants alone."""
+    count = sum(map(batch_size, pieces))
+    calibrate = Calibrate(samples=count, gram=ridge is not None)
+    tensors = {consumer.dense.tensor for consumer in consumers}
+    found = {moments.product: moments for moments in calibrate(network, [(piece, None) for piece in pieces], tensors)}
+    weights, state = state_of(network.model), state_of(small)
+    for consumer in consumers:
+        moments = found[consumer.dense]
+        matrices = consumer.rows(consumer.dense.matrix(weights[consumer.dense.tensor].detach()))
+        if ridge is not None and moments.gram is not None:
+            fits = [
+                refit(matrix, moments.gram[g], moments.mean[g], consumer.features, ridge, consumer.constant)
+                for g, matrix in zip(consumer.groups, matrices, strict=True)
+            ]
+            _log(consumer.dense, fits)
+            consumer.apply(torch.stack([fit.change for fit in fits]), torch.stack([fit.shift for fit in fits]), state)
+        elif consumer.constant:
+            shifts = [
+                fold_mean(m, moments.mean[g], consumer.features) for g, m in zip(consumer.groups, matrices, strict=True)
+            ]
+            consumer.apply(None, torch.stack(shifts), state)
+
+
+def joined(pieces: Sequence[Inputs], at_most: int) -> Inputs:
+    """One batch of at most so many samples; pieces that do not fit the first are left out."""
+    leaves, form = pytree.tree_flatten(pieces[0])
+    size, count, alike = batch_size(pieces[0]), 0, []
+    for piece in pieces:
+        others, other_form = pytree.tree_flatten(piece)
+        if other_form == form and all(map(_fits, leaves, others)):
+            alike.append(others)
+            count += batch_size(piece)
+        if count >= at_most:
+            break
+    if len(alike) < len(pieces) and count < at_most:
+        logger.warning(
+            "%d of %d batches are left out: their tensors are not shaped as those of the first",
+            len(pieces) - len(alike),
+            len(pieces),
+        )
+    batched = [isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == size for leaf in leaves]
+    whole = [
+        torch.cat(same) if along else same[0] for along, same in zip(batched, zip(*alike, strict=True), strict=True)
+    ]
+    inputs: Inputs = pytree.tree_unflatten(whole, form)
+    return part(inputs, None, 0, min(count, at_most))[0]
+
+
+def _fits(leaf: Any, other: Any) -> bool:
+    if not isinstance(leaf, Tensor) or not isinstance(other, Tensor):
+        return type(leaf) is type(other)
+    return leaf.shape[1:] == other.shape[1:] and leaf.dtype == other.dtype and leaf.ndim == other.ndim
+
+
+def _log(product: Product, fits: Sequence[Fit]) -> None:
+    before, after = sum(fit.before for fit in fits), sum(fit.after for fit in fits)
+    logger.info("%s: squared error %.3g, refitted %.3g", product.tensor, before, after)

@@ -17,7 +17,8 @@ def uniform(recorder: Recorder, out: Tensor, input: Tensor | None = None, **_: A
     dims: list[Dim] = []
     for n in out.shape:
         dim = recorder.labels.fresh(n)
-        recorder.size(n, dim)
+        if recorder.size(n, dim) is None:
+            recorder.labels.freeze(dim, recorder.reason(f"{recorder.sizes.name} decides how many"))
         dims.append(dim)
     return tuple(dims)
 

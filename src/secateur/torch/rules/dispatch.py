@@ -22,6 +22,7 @@ def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: d
     arguments = _bound(func, args, kwargs)
     tensors = list(_tensors(arguments.values()))
     for tensor in tensors:
+        recorder.used(tensor)
         recorder.labels.observe(recorder.dims(tensor))
     entry = RULES.get(name) or RULES.get(name.removesuffix("_"))
     try:

@@ -76,8 +76,11 @@ def along_dim(recorder: Recorder, out: Tensor, input: Tensor, dim: int, index: T
             recorder.labels.freeze(dims[d], reason)
             dims[d] = Fixed(reason)
     if index.ndim == input.ndim:
-        for theirs in recorder.dims(index):
-            recorder.labels.freeze(theirs, reason)
+        for d, (ours, theirs) in enumerate(zip(dims, recorder.dims(index), strict=True)):
+            if d == dim % input.ndim:
+                recorder.labels.freeze(theirs, reason)
+            elif index.shape[d] != 1:
+                recorder.labels.tie(ours, theirs, reason)
     return tuple(dims)
 
 

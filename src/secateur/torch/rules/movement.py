@@ -11,6 +11,14 @@ from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import Result, fixed_dims, rule
 
 _CHUNKS = frozenset({"chunk", "unsafe_chunk", "lstm", "gru", "lstm_cell", "gru_cell"})
+_BROADCASTS = frozenset(
+    (  # noqa: SIM905 - names, read as prose
+        "matmul __matmul__ __rmatmul__ bmm einsum tensordot linear scaled_dot_product_attention expand_as "
+        "broadcast_tensors meshgrid"
+    ).split()
+)
+"""Functions that repeat a dim for the sake of another tensor, to which it is tied afterwards."""
+
 _UNEVEN = frozenset({"tensor_split", "hsplit", "vsplit", "dsplit", "array_split"})
 
 
@@ -109,7 +117,9 @@ def expand(recorder: Recorder, out: Tensor, input: Tensor, size: list[int], **_:
     dims: list[Dim] = []
     for given, old, new, dim in zip(size, before, out.shape, found, strict=True):
         repeated = recorder.labels.fresh(new) if old == 1 and new > 1 else dim
-        recorder.size(given, repeated if given != -1 else ONE)
+        expression = recorder.size(given, repeated if given != -1 else ONE)
+        if expression is None and repeated is not dim and recorder.sizes.name not in _BROADCASTS:
+            recorder.labels.freeze(repeated, recorder.reason(f"{recorder.sizes.name} decides how many"))
         dims.append(repeated)
     return tuple(dims)
 
@@ -155,7 +165,10 @@ def slice_(
         if step != 1:
             recorder.labels.freeze(found, recorder.reason(f"every {step}th position is taken"))
         _bound(recorder, start, found, first)
-        _bound(recorder, end, found, last)
+        if recorder.sizes.name == "narrow":
+            recorder.size(last - first, found[:, first:last])
+        else:
+            _bound(recorder, end, found, last)
     if recorder.sizes.name in _UNEVEN:
         recorder.labels.freeze(found, recorder.reason(f"cut by {recorder.sizes.name}, whose parts depend on the whole"))
     positions = np.arange(max(first, 0), max(last, 0), step)

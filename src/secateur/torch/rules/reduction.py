@@ -21,16 +21,22 @@ def total(recorder: Recorder, out: Tensor, input: Tensor, **arguments: Any) -> D
 
 @rule("logsumexp", "all")
 @rule("mean", "var", "std", "amax", "amin", "prod", "any", "median", "nanmedian", keeps_zero=True)
+@rule("max", "min", "aminmax", "var_mean", "std_mean", keeps_zero=True)
 def statistic(recorder: Recorder, out: Any, input: Tensor, **arguments: Any) -> Result:
     """Does not depend on the order of the units, but on their number or on zeros among them."""
     if isinstance(out, Tensor):
         return _reduced(recorder, out, input, arguments, exact=False)
-    return along(recorder, out, input, **arguments)
+    results = [_reduced(recorder, tensor, input, arguments, exact=False) for tensor in out]
+    which = [recorder.dims(input)[d] for d in _which(input, arguments.get("dim"))]
+    for tensor in out:
+        if not tensor.is_floating_point():
+            recorder.freeze_if_used(tensor, which, recorder.reason("the position of a value among these units"))
+    return list(results)
 
 
-@rule("max", "min", "argmax", "argmin", "sort", "topk", "kthvalue", "mode", keeps_zero=True)
+@rule("argmax", "argmin", "sort", "topk", "kthvalue", "mode", keeps_zero=True)
 @rule("cumsum", "cumprod", "cummax", "cummin", keeps_zero=True)
-@rule("logcumsumexp", "var_mean", "std_mean", "diff", "_fft_c2c", "_fft_r2c", "_fft_c2r", "trapezoid")
+@rule("logcumsumexp", "diff", "_fft_c2c", "_fft_r2c", "_fft_c2r", "trapezoid")
 def along(recorder: Recorder, out: Any, input: Tensor, dim: Any = None, **arguments: Any) -> Result:
     """The result depends on the order of the positions along `dim`: they must stay. Other dims pass through."""
     dims, which = recorder.dims(input), _which(input, dim)

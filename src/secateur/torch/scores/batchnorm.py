@@ -23,7 +23,7 @@ class BatchNormScale:
         otherwise: Scores the axes that have no batch norm; None = such axes are an error.
 
     Raises:
-        ModelError: When called: an axis has no batch norm, and there is no `otherwise`; names the axes. Weights that are not finite.
+        ModelError: When called: an axis without batch norm, and no `otherwise`; names the axes. Weights that are not finite.
 
     Example:
         >>> from secateur.torch import trace
@@ -51,8 +51,8 @@ class BatchNormScale:
             return found
         if self.otherwise is None:
             raise ModelError(
-                f"no batch norm scales the units of {', '.join(map(repr, without))}; give BatchNormScale(otherwise=...) a score for "
-                "such axes, for example Magnitude()"
+                f"no batch norm scales the units of {', '.join(map(repr, without))}; give BatchNormScale(otherwise=...) a score "
+                "for such axes, for example Magnitude()"
             )
         others = self.otherwise(network, batches)
         return {name: others[name] if name in without else values for name, values in found.items()}

@@ -65,8 +65,8 @@ class Energy:
         blind = [axis.name for axis in network.axes if not (readers[axis.name].all() or writers[axis.name].all())]
         if blind:
             raise ModelError(
-                f"no linear layer or convolution reads or writes the units of {', '.join(map(repr, blind))}, so they have no energy; "
-                "use another score, such as Fisher or Magnitude"
+                f"no linear layer or convolution reads or writes the units of {', '.join(map(repr, blind))}, so they have no "
+                "energy; use another score, such as Fisher or Magnitude"
             )
         return {name: energies[name] if readers[name].all() else outputs[name] for name in energies}
 

@@ -1,6 +1,6 @@
 """Scores from the gradient of the loss: what removing a unit does to it, to first order (Taylor, Fisher)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,8 +68,8 @@ class Fisher:
 
     Args:
         samples: How many samples to use, > 0.
-        microbatch: The samples in one backward pass, whose mean gradient is squared, > 0. 1 is exact; more is faster where a model is
-            small, and noisier.
+        microbatch: The samples in one backward pass, whose mean gradient is squared, > 0. 1 is exact; more is faster where a
+            model is small, and noisier.
         loss: Takes the model's output and the targets; None = cross-entropy, or the `loss` that the model returns itself.
 
     Raises:
@@ -137,7 +137,7 @@ def _differentiable_copy(model: nn.Module, names: list[str]) -> nn.Module:
 
 
 def _gradients(
-    model: nn.Module, parameters: dict[str, Tensor], inputs: Inputs, targets: object, loss: Loss | None
+    model: nn.Module, parameters: Mapping[str, Tensor], inputs: Inputs, targets: object, loss: Loss | None
 ) -> dict[str, Tensor]:
     """The gradients of the loss; parameters that the loss does not see are left out."""
     # The fused recurrent kernels of CUDA refuse to go backwards in eval mode.
@@ -152,7 +152,7 @@ def _gradients(
             raise DataError(
                 "the loss does not depend on the parameters; compute it from the model's output, without detach()"
             )
-        found = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
     return {name: gradient for name, gradient in zip(parameters, found, strict=True) if gradient is not None}
 
 
@@ -161,8 +161,8 @@ def _times(name: str, weight: Tensor, gradient: Tensor) -> Tensor:
     gradient = gradient.to_dense() if gradient.is_sparse else gradient
     if not torch.isfinite(gradient).all():
         raise ModelError(
-            f"the gradient of {name!r} is not finite in {gradient.dtype}; score the model in float32, or look for values in the data "
-            "that are not finite"
+            f"the gradient of {name!r} is not finite in {gradient.dtype}; score the model in float32, or look for values in "
+            "the data that are not finite"
         )
     wide = torch.float64 if weight.dtype == torch.float64 else torch.float32
     return weight.to(wide) * gradient.to(wide)

@@ -44,7 +44,7 @@ class Magnitude:
 
     Example:
         >>> from secateur.torch import trace
-        >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
+        >>> model = torch.nn.Sequential(torch.nn.Linear(1, 2, bias=False), torch.nn.Linear(2, 1, bias=False))
         >>> _ = (
         ...     model[0].weight.data.copy_(torch.tensor([[3.0], [0.0]])),
         ...     model[1].weight.data.copy_(torch.tensor([[4.0, 1.0]])),
@@ -78,7 +78,7 @@ class Random:
 
     Example:
         >>> from secateur.torch import trace
-        >>> network = trace(nn.Sequential(nn.Linear(1, 5), nn.Linear(5, 1)), torch.zeros(1, 1))
+        >>> network = trace(torch.nn.Sequential(torch.nn.Linear(1, 5), torch.nn.Linear(5, 1)), torch.zeros(1, 1))
         >>> bool((Random(seed=1)(network)["0"] == Random(seed=1)(network)["0"]).all())
         True
     """

@@ -45,6 +45,7 @@ def by_axis(network: Network, totals: Totals) -> dict[str, NDArray[np.float64]]:
 
 
 def add_at(totals: Totals, units: Integers, values: NDArray[np.float64]) -> None:
+    """Add `values` `[n]` to the units `[factors, n]` of each position; -1 is no unit."""
     for factor in units:
         there = factor >= 0
         totals += np.bincount(factor[there], values[there], minlength=len(totals))
