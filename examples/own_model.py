@@ -20,6 +20,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Tokens `[batch, tokens, width]` to tokens."""
         query, key, value = (
             project(x).view(len(x), -1, self.heads, self.head_width).transpose(1, 2)
             for project in (self.query, self.key, self.value)
@@ -49,6 +50,7 @@ class DigitReader(nn.Module):
         self.classify = nn.Linear(width, 10)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images `[batch, 8, 8]` to logits `[batch, 10]`."""
         x = self.embed(images) + self.place
         for block in self.blocks:
             x = x + block["attention"](x)

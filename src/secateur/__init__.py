@@ -3,7 +3,9 @@
 from secateur import allocate
 from secateur.allocate import Budget
 from secateur.artefact import load, save
-from secateur.torch import Proof, TracedNetwork, compact, mask, trace, unmask, verify
+from secateur.prune import PruneResult, prune
+from secateur.torch import Proof, TracedNetwork, compact, mask, scores, trace, unmask, verify
+from secateur.torch import compensate as compensation
 from secateur.train import recover
 
 __version__ = "0.1.0"
@@ -11,13 +13,17 @@ __version__ = "0.1.0"
 __all__ = [
     "Budget",
     "Proof",
+    "PruneResult",
     "TracedNetwork",
     "allocate",
     "compact",
+    "compensation",
     "load",
     "mask",
+    "prune",
     "recover",
     "save",
+    "scores",
     "trace",
     "unmask",
     "verify",

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import Ended
 
 import secateur as sc
 from secateur.cli.app import EXAMPLE
 from secateur.cli.models import load_model
-from tests.cli.conftest import Ended
 
 Command = Callable[..., Ended]
 
@@ -30,7 +30,9 @@ def test_the_help_of_prune_shows_a_complete_job_as_it_is(secateur: Command, monk
     assert [line for line in EXAMPLE.splitlines() if line and line.strip() not in lines] == []
 
 
-@pytest.mark.parametrize("arguments", [("prunee",), ("inspect",), ("inspect", "a", "b"), ("bench", "a"), ("prune", "--seed", "3")])
+@pytest.mark.parametrize(
+    "arguments", [("prunee",), ("inspect",), ("inspect", "a", "b"), ("bench", "a"), ("prune", "--seed", "3")]
+)
 def test_a_wrong_command_line_ends_with_2(secateur: Command, arguments: tuple[str, ...]) -> None:
     assert secateur(*arguments).code == 2
 
@@ -39,7 +41,14 @@ def test_inspect_shows_axes_costs_and_what_is_frozen(folder: Path, secateur: Com
     ended = secateur("inspect", "net.py:build_with_inputs")
 
     assert ended.code == 0, ended.err
-    for words in ("Net: 1 axes with 8 units", "What can be pruned", "first", "What cannot be pruned", "the model's output", "net.py:"):
+    for words in (
+        "Net: 1 axes with 8 units",
+        "What can be pruned",
+        "first",
+        "What cannot be pruned",
+        "the model's output",
+        "net.py:",
+    ):
         assert words in ended.out
     assert ended.err == ""
 
@@ -52,8 +61,14 @@ def test_inspect_gives_machines_everything(folder: Path, secateur: Command) -> N
     assert {slot["tensor"] for slot in axis["slots"]} == {
         "first.weight", "first.bias", "second.weight", "second.bias", "last.weight",
     }  # fmt: skip
-    assert axis["unit_cost"]["parameters"] == (9 + 1) + (8 * 9 + 7 * 9 + 1) + 3  # the last unit's, with seven others there
-    assert axis["cost"] == {**found["cost"], "parameters": found["cost"]["parameters"] - 3, "bytes": found["cost"]["bytes"] - 12}
+    assert (
+        axis["unit_cost"]["parameters"] == (9 + 1) + (8 * 9 + 7 * 9 + 1) + 3
+    )  # the last unit's, with seven others there
+    assert axis["cost"] == {
+        **found["cost"],
+        "parameters": found["cost"]["parameters"] - 3,
+        "bytes": found["cost"]["bytes"] - 12,
+    }
     assert all(item["reason"] for item in found["frozen"])
 
 
@@ -74,7 +89,14 @@ def test_bench_compares_two_models(folder: Path, secateur: Command) -> None:
     ended = secateur("bench", "net.py:build_with_inputs", "net.py:build_with_inputs", "--runs", 12, "--seconds", 0)
 
     assert ended.code == 0, ended.err
-    for words in ("A  Net", "B  Net", "median", "p99", "as fast as A (95 % confidence: ", "by 12 runs of each in turns on cpu"):
+    for words in (
+        "A  Net",
+        "B  Net",
+        "median",
+        "p99",
+        "as fast as A (95 % confidence: ",
+        "by 12 runs of each in turns on cpu",
+    ):
         assert words in ended.out
 
 
@@ -134,8 +156,12 @@ def test_report_of_no_run_ends_with_7(folder: Path, secateur: Command) -> None:
 
 
 def test_the_program_runs_as_a_module_and_keeps_its_exit_code(folder: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "secateur", "prune", "nowhere.toml"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "secateur", "prune", "nowhere.toml"], capture_output=True, text=True, check=False
+    )
 
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == "JobError: there is no job file nowhere.toml; secateur prune --help shows what one looks like\n"
+    assert (
+        done.stderr == "JobError: there is no job file nowhere.toml; secateur prune --help shows what one looks like\n"
+    )

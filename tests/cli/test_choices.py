@@ -20,13 +20,15 @@ def test_every_choice_of_the_library_has_a_name(key: str, module: str) -> None:
 
 
 def test_every_normaliser_has_a_name() -> None:
-    functions = {name for name, value in vars(normalise).items() if callable(value) and value.__module__ == normalise.__name__}
+    functions = {
+        name for name, value in vars(normalise).items() if callable(value) and value.__module__ == normalise.__name__
+    }
 
     assert set(NAMES["normalise"]) == functions
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
-    with pytest.raises(JobError, match="score: there is no 'magnitud'; did you mean 'magnitude'?"):
+    with pytest.raises(JobError, match=r"score: there is no 'magnitud'; did you mean 'magnitude'?"):
         choose("score", "magnitud")
 
 
@@ -53,10 +55,10 @@ def test_an_unknown_option_is_refused(choice: Choice, message: str) -> None:
 def test_an_option_of_the_wrong_type_is_refused() -> None:
     make = partial(prepare("allocation", Choice(name="global", floor=[1])), Budget(macs=0.5))
 
-    with pytest.raises((JobError, BudgetError), match="floor|fit"):
+    with pytest.raises((JobError, BudgetError), match=r"floor|fit"):
         attempt(make, "allocation")
 
 
 def test_a_value_that_python_refuses_is_a_fault_of_the_job() -> None:
-    with pytest.raises(JobError, match="score: a value does not fit: invalid literal"):
+    with pytest.raises(JobError, match=r"score: a value does not fit: invalid literal"):
         attempt(lambda: int("x"), "score")

@@ -7,9 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import Ended
 
 from secateur.cli.job import parse_job, read_job
-from tests.cli.conftest import Ended
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -25,7 +25,9 @@ def test_the_example_of_mnist_is_the_job_of_the_demonstration() -> None:
 @pytest.mark.slow
 def test_a_model_of_ones_own_is_pruned_as_the_example_says(tmp_path: Path, secateur: Callable[..., Ended]) -> None:
     text = (EXAMPLES / "own_model.toml").read_text()
-    (tmp_path / "own_model.toml").write_text(re.sub("^output.*$", 'output = "out"\nmeasure = false', text, flags=re.MULTILINE))
+    (tmp_path / "own_model.toml").write_text(
+        re.sub("^output.*$", 'output = "out"\nmeasure = false', text, flags=re.MULTILINE)
+    )
     (tmp_path / "own_model.py").write_text((EXAMPLES / "own_model.py").read_text())
 
     ended = secateur("prune", tmp_path / "own_model.toml", "--json")

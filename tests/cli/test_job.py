@@ -63,7 +63,10 @@ def test_distillation_is_a_switch_or_a_table() -> None:
         ("[budget]\nlatency = 0.5", "there is no key 'budget.latency'; there is bytes, macs, params"),
         ("[budget]\nmacs = 0.5\nseed = 3", "there is no key 'budget.seed'; it belongs above the first [table]"),
         ("[budget]\n[recovery]\nepoch = 2", "there is no key 'recovery.epoch'; did you mean 'epochs'?"),
-        ("[budget]\n[recovery.distillation]\ntempreature = 2.0", "there is no key 'recovery.distillation.tempreature'; did you mean 'temperature'?"),
+        (
+            "[budget]\n[recovery.distillation]\ntempreature = 2.0",
+            "there is no key 'recovery.distillation.tempreature'; did you mean 'temperature'?",
+        ),
         ("seed = 'three'\n[budget]", "seed = 'three': it must be a whole number"),
         ("seed = 3.5\n[budget]", "seed = 3.5: it must be a whole number"),
         ("compensation = 1\n[budget]", "compensation = 1: it must be a boolean"),
@@ -83,7 +86,10 @@ def test_what_does_not_belong_is_refused(text: str, message: str) -> None:
 
 
 def test_all_faults_are_named_at_once() -> None:
-    with pytest.raises(JobError, match=r"'output' is missing.*no key 'sed'.*no key 'budget.mac'|no key 'budget.mac'.*'output' is missing.*no key 'sed'"):
+    with pytest.raises(
+        JobError,
+        match=r"'output' is missing.*no key 'sed'.*no key 'budget.mac'|no key 'budget.mac'.*'output' is missing.*no key 'sed'",
+    ):
         parse_job('model = "x"\nsed = 1\n[budget]\nmac = 0.5', "my.toml")
 
 
@@ -93,19 +99,19 @@ def test_what_is_no_toml_names_the_line() -> None:
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="there is no job file .*nowhere.toml; secateur prune --help shows"):
+    with pytest.raises(JobError, match=r"there is no job file .*nowhere.toml; secateur prune --help shows"):
         read_job(tmp_path / "nowhere.toml")
 
 
 def test_a_folder_is_no_job_file(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="cannot be read"):
+    with pytest.raises(JobError, match=r"cannot be read"):
         read_job(tmp_path)
 
 
 def test_bytes_that_are_no_text_are_no_job_file(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_bytes(b"\xff\xfe\x00")
 
-    with pytest.raises(JobError, match="cannot be read"):
+    with pytest.raises(JobError, match=r"cannot be read"):
         read_job(tmp_path / "job.toml")
 
 

@@ -44,7 +44,10 @@ def test_classes_may_be_in_the_second_dim_as_in_segmentation() -> None:
     [
         ([], "there is nothing to evaluate on"),
         ([torch.zeros(2, 3)], "accuracy needs batches of"),
-        ([(torch.zeros(2, 3), torch.tensor([0.5]))], r"targets of shape \[1\] are no classes for logits of shape \[2, 3\]"),
+        (
+            [(torch.zeros(2, 3), torch.tensor([0.5]))],
+            r"targets of shape \[1\] are no classes for logits of shape \[2, 3\]",
+        ),
         ([(torch.zeros(2, 3), torch.tensor([0, 3]))], "the target 3 is none of the model's 3 classes, 0 to 2"),
         ([(torch.zeros(2, 3), torch.tensor([0, -1]))], "the target -1 is none of the model's 3 classes"),
         ([(torch.zeros(2, 3), torch.tensor([-100, -100]))], "there is nothing to evaluate on"),

@@ -56,7 +56,7 @@ def test_weights_are_filled_in(folder: Path) -> None:
 def test_weights_that_run_code_are_refused(folder: Path) -> None:
     (folder / "dense.pt").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
 
-    with pytest.raises(ArtefactError, match="dense.pt"):
+    with pytest.raises(ArtefactError, match=r"dense.pt"):
         load_model("net.py:build_with_inputs", weights="dense.pt", folder=folder)
     assert not (folder / "owned").exists()
 
@@ -64,15 +64,29 @@ def test_weights_that_run_code_are_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "error", "message"),
     [
-        ("def build(): return 3", ModelError, r"gives a int; let it return an nn.Module, or \(module, example_inputs\)"),
+        (
+            "def build(): return 3",
+            ModelError,
+            r"gives a int; let it return an nn.Module, or \(module, example_inputs\)",
+        ),
         ("def build(): pass", ModelError, "gives a None"),
-        ("from torch import nn\ndef build(): return nn.Linear(2, 2), 3", ModelError, "example inputs of type int; make it a tensor"),
+        (
+            "from torch import nn\ndef build(): return nn.Linear(2, 2), 3",
+            ModelError,
+            "example inputs of type int; make it a tensor",
+        ),
         ("def build(): raise OSError('no disk')", ModelError, r"fails: OSError: no disk \(wrong.py:1\)"),
         ("def build(x): pass", ModelError, "fails: TypeError: .*missing 1 required positional argument: 'x'"),
-        ("from torch import nn\ndef build(): return nn.Linear(2, 2)", JobError, "says nothing of its inputs: give their shapes"),
+        (
+            "from torch import nn\ndef build(): return nn.Linear(2, 2)",
+            JobError,
+            "says nothing of its inputs: give their shapes",
+        ),
     ],
 )
-def test_a_factory_that_gives_no_model_is_refused(folder: Path, text: str, error: type[Exception], message: str) -> None:
+def test_a_factory_that_gives_no_model_is_refused(
+    folder: Path, text: str, error: type[Exception], message: str
+) -> None:
     (folder / "wrong.py").write_text(text)
 
     with pytest.raises(error, match=message):
@@ -82,7 +96,11 @@ def test_a_factory_that_gives_no_model_is_refused(folder: Path, text: str, error
 
 @pytest.mark.parametrize(
     ("spec", "library", "package"),
-    [("timm/resnet18", "timm", "timm"), ("torchvision/resnet18", "torchvision", "torchvision"), ("hf/tiny", "transformers", "transformers")],
+    [
+        ("timm/resnet18", "timm", "timm"),
+        ("torchvision/resnet18", "torchvision", "torchvision"),
+        ("hf/tiny", "transformers", "transformers"),
+    ],
 )
 def test_a_library_that_is_not_installed_is_named_with_the_command(
     folder: Path, monkeypatch: pytest.MonkeyPatch, spec: str, library: str, package: str
@@ -91,7 +109,9 @@ def test_a_library_that_is_not_installed_is_named_with_the_command(
     (folder / "tiny" / "config.json").write_text("{}")
     monkeypatch.setitem(sys.modules, library, None)
 
-    with pytest.raises(MissingExtraError, match=rf"models of {package} need it to be installed: pip install 'secateur\[zoo\]'"):
+    with pytest.raises(
+        MissingExtraError, match=rf"models of {package} need it to be installed: pip install 'secateur\[zoo\]'"
+    ):
         load_model(spec, folder=folder)
 
 
@@ -101,14 +121,16 @@ def test_a_library_that_does_not_fit_torch_is_said(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(libraries.importlib, "import_module", broken)
 
-    with pytest.raises(MissingExtraError, match=r"torchvision is installed, but cannot be imported: .*nms.*; install the build"):
+    with pytest.raises(
+        MissingExtraError, match=r"torchvision is installed, but cannot be imported: .*nms.*; install the build"
+    ):
         load_model("torchvision/resnet18")
 
 
 def test_a_model_that_timm_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(list_models=lambda: ["resnet18", "vit_base"]))
 
-    with pytest.raises(JobError, match="timm has no model 'resnet81'; did you mean 'resnet18'?"):
+    with pytest.raises(JobError, match=r"timm has no model 'resnet81'; did you mean 'resnet18'?"):
         load_model("timm/resnet81")
 
 
@@ -120,7 +142,9 @@ def test_a_folder_called_like_a_library_may_hold_models(folder: Path) -> None:
 
 
 def test_a_folder_without_a_configuration_is_no_model_of_hugging_face(folder: Path) -> None:
-    with pytest.raises(JobError, match=r"hf/nowhere: there is no .*nowhere/config.json; name a folder that save_pretrained wrote"):
+    with pytest.raises(
+        JobError, match=r"hf/nowhere: there is no .*nowhere/config.json; name a folder that save_pretrained wrote"
+    ):
         load_model("hf/nowhere", folder=folder)
 
 
@@ -129,7 +153,7 @@ def test_weights_of_hugging_face_that_may_run_code_are_refused(folder: Path) -> 
     save_tiny_llama(folder / "tiny", weights=False)
     (folder / "tiny" / "pytorch_model.bin").write_bytes(b"")
 
-    with pytest.raises(ModelError, match="pytorch_model.bin, which may run code"):
+    with pytest.raises(ModelError, match=r"pytorch_model.bin, which may run code"):
         load_model("hf/tiny", folder=folder)
 
 

@@ -96,12 +96,12 @@ def test_errors_of_ours_go_through_a_factory(folder: Path) -> None:
     def build() -> None:
         raise DataError("no images")
 
-    with pytest.raises(DataError, match="no images"):
+    with pytest.raises(DataError, match=r"no images"):
         call_object(build, "x:build", "the data")
 
 
 def test_what_cannot_be_called_is_no_factory() -> None:
-    with pytest.raises(JobError, match="'x:number' is a int; name a function or class without arguments"):
+    with pytest.raises(JobError, match=r"'x:number' is a int; name a function or class without arguments"):
         call_object(3, "x:number", "the model")
 
 

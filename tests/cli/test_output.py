@@ -40,7 +40,9 @@ def test_a_foreign_folder_is_refused_and_untouched(tmp_path: Path) -> None:
     for name in ("thesis.tex", "photos", "a", "b"):
         (tmp_path / "out" / name).write_text("")
 
-    with pytest.raises(JobError, match=r"already holds other files \(a, b, photos and 1 more\); name a new or an empty one"):
+    with pytest.raises(
+        JobError, match=r"already holds other files \(a, b, photos and 1 more\); name a new or an empty one"
+    ):
         claim(file)
     assert len(list((tmp_path / "out").iterdir())) == 4
 
@@ -55,14 +57,14 @@ def test_a_folder_with_a_job_of_the_users_own_is_foreign(tmp_path: Path) -> None
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
 
-    with pytest.raises(JobError, match="is a file; name a folder"):
+    with pytest.raises(JobError, match=r"is a file; name a folder"):
         claim(job(tmp_path, "out"))
 
 
 def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(ArtefactError, match="cannot write into .*file/out: .*; choose another output folder"):
+    with pytest.raises(ArtefactError, match=r"cannot write into .*file/out: .*; choose another output folder"):
         claim(job(tmp_path, "file/out"))
 
 
@@ -73,7 +75,9 @@ def test_a_read_only_folder_is_said_so(tmp_path: Path, monkeypatch: pytest.Monke
     file = job(tmp_path, "out")
     monkeypatch.setattr(Path, "write_text", refused)  # the mode of a folder does not bind root
 
-    with pytest.raises(ArtefactError, match="cannot write into .*out: Permission denied; choose another output folder"):
+    with pytest.raises(
+        ArtefactError, match=r"cannot write into .*out: Permission denied; choose another output folder"
+    ):
         claim(file)
 
 

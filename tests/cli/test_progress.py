@@ -26,7 +26,11 @@ def shown(*, terminal: bool, style: Style | None = None, lasting: bool = True) -
 def test_a_log_has_a_line_for_each_finished_stage() -> None:
     lines = shown(terminal=False).splitlines()
 
-    assert [re.sub(r" +\d+\.\d s", "", line) for line in lines] == ["score", "recover  loss 0", "evaluate  accuracy 97 %"]
+    assert [re.sub(r" +\d+\.\d s", "", line) for line in lines] == [
+        "score",
+        "recover  loss 0",
+        "evaluate  accuracy 97 %",
+    ]
 
 
 def test_a_terminal_has_bars_which_end_with_a_mark() -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.cli.conftest import JOB, Ended
 
 import secateur as sc
 from secateur.cli.models import load_model
 from secateur.report import RunRecord
-from tests.cli.conftest import JOB, Ended
 
 Command = Callable[..., Ended]
 
@@ -38,7 +38,9 @@ def test_the_artefact_is_what_the_library_gives(folder: Path, secateur: Command)
     subject = load_model("net.py:build_with_inputs", folder=folder)
     import net
 
-    result = sc.prune(subject.model, subject.inputs, budget=sc.Budget(macs=0.5), data=net.batches()["train"], measure=False)
+    result = sc.prune(
+        subject.model, subject.inputs, budget=sc.Budget(macs=0.5), data=net.batches()["train"], measure=False
+    )
     again = sc.load(net.Net(), folder / "out")
 
     expected, found = result.model.state_dict(), again.state_dict()
@@ -127,7 +129,12 @@ def test_options_of_the_choices_are_followed(folder: Path, secateur: Command) ->
         ("net.py:batches", "net.py:batchs", 2, "did you mean 'batches'?"),
         ("net.py:batches", "mnist", 2, "data: there is no 'mnist'; did you mean 'mnist-5k'?"),
         ("net.py:batches", "net.py:train_batches", 2, "needs data to evaluate on"),
-        ('evaluate = "accuracy"', 'evaluate = "acuracy"', 2, "evaluate: there is no 'acuracy'; did you mean 'accuracy'?"),
+        (
+            'evaluate = "accuracy"',
+            'evaluate = "acuracy"',
+            2,
+            "evaluate: there is no 'acuracy'; did you mean 'accuracy'?",
+        ),
         ('evaluate = "accuracy"', 'evaluate = "net.py:batches"', 3, "evaluate 'net.py:batches' fails: TypeError"),
         ("build_with_inputs", "build", 2, "says nothing of its inputs"),
         ("output =", 'inputs = ["1x7x6x6"]\noutput =', 3, "CaptureError: "),
@@ -161,7 +168,9 @@ def test_every_fault_has_its_code_and_its_words(
 )
 def test_data_that_do_not_fit_end_with_their_own_code(folder: Path, secateur: Command, body: str, message: str) -> None:
     (folder / "wrong_data.py").write_text(f"import torch\ndef batches():\n    {body}")
-    (folder / "job.toml").write_text(JOB.replace("net.py:batches", "wrong_data.py:batches").replace('evaluate = "accuracy"', ""))
+    (folder / "job.toml").write_text(
+        JOB.replace("net.py:batches", "wrong_data.py:batches").replace('evaluate = "accuracy"', "")
+    )
 
     ended = secateur("prune", "job.toml")
 

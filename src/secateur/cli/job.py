@@ -172,7 +172,12 @@ def _complaints(error: ValidationError) -> Iterator[str]:
 VARIANTS = ("Distillation", "Choice")
 """Parts of a place that name a type, not a key."""
 
-WORDS = {"a valid integer": "a whole number", "a valid number": "a number", "a valid dictionary": "a table", "a valid tuple": "a list"}
+WORDS = {
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid dictionary": "a table",
+    "a valid tuple": "a list",
+}
 """What pydantic calls the things of a TOML file."""
 
 

@@ -64,29 +64,31 @@ def hugging_face(name: str, folder: Path, *, known: bool) -> tuple[nn.Module, In
         raise JobError(f"hf/{name}: there is no {path / 'config.json'}; name a folder that save_pretrained wrote")
     library = _library("transformers")
     config = guarded(
-        lambda: library.AutoConfig.from_pretrained(path, local_files_only=True), f"the configuration in {path}"
+        lambda: library.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False),
+        f"the configuration in {path}",
     )
     config.use_cache = False  # the keys and values of past tokens are no output to keep
-    make = (
-        library.AutoModelForCausalLM
-        if any("CausalLM" in name for name in config.architectures or ())
-        else library.AutoModel
-    )
     weights = sorted(path.glob("*.safetensors"))
     others = sorted(path.glob("*.bin"))
     if others and not weights:
         raise ModelError(
             f"{path} has its weights as {others[0].name}, which may run code when it is read; save them as safetensors"
         )
-    model: nn.Module = guarded(
-        lambda: (
-            make.from_pretrained(path, config=config, local_files_only=True, use_safetensors=True)
-            if weights
-            else make.from_config(config)
-        ),
-        f"the model in {path}",
-    )
+    model = guarded(lambda: _built(library, config, path if weights else None), f"the model in {path}")
     return model, None if known else _dummy(model, config)
+
+
+def _built(library: Any, config: Any, weights: Path | None) -> nn.Module:
+    """The architecture that the configuration names, so with its head, or else the bare model; never code from the folder."""
+    named = [getattr(library, name, None) for name in config.architectures or ()]
+    kind = next((one for one in named if isinstance(one, type) and issubclass(one, library.PreTrainedModel)), None)
+    options = {"config": config, "local_files_only": True, "use_safetensors": True}
+    model: nn.Module
+    if weights is not None:
+        model = (kind or library.AutoModel).from_pretrained(weights, trust_remote_code=False, **options)
+    else:
+        model = kind(config) if kind else library.AutoModel.from_config(config, trust_remote_code=False)
+    return model
 
 
 def _dummy(model: Any, config: Any) -> dict[str, torch.Tensor] | None:

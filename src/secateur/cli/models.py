@@ -54,7 +54,7 @@ def load_model(
     library, slash, name = spec.partition("/")
     if slash and library in LIBRARIES and not name.partition(":")[0].endswith(".py"):
         model, own = LIBRARIES[library](name, folder, known=bool(inputs))
-        title = name.rstrip("/")
+        title = name.rstrip("/").rpartition("/")[2]
     else:
         model, own = _from_factory(spec, folder)
         title = type(model).__name__
