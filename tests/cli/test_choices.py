@@ -11,9 +11,11 @@ from secateur.cli.job import Choice
 from secateur.errors import BudgetError, JobError
 
 
-@pytest.mark.parametrize(("key", "module"), [("score", "scores"), ("allocation", "allocate")])
+@pytest.mark.parametrize(
+    ("key", "module"), [("score", "scores"), ("allocation", "allocate"), ("compensation", "compensation")]
+)
 def test_every_choice_of_the_library_has_a_name(key: str, module: str) -> None:
-    protocols_and_values = {"Score", "Allocator", "Budget"}
+    protocols_and_values = {"Score", "Allocator", "Budget", "Compensation"}
     classes = {name for name in getattr(sc, module).__all__ if name[0].isupper()} - protocols_and_values
 
     assert {choice.__name__ for choice in NAMES[key].values()} == classes

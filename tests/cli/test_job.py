@@ -16,7 +16,7 @@ def test_model_output_and_budget_are_enough() -> None:
 
     assert job == Job(model="net.py:build", output="out", budget=Shares(macs=0.5))
     assert job.seed == 0
-    assert job.compensation is True
+    assert job.compensation is None
     assert job.recovery is None
 
 
@@ -69,7 +69,8 @@ def test_distillation_is_a_switch_or_a_table() -> None:
         ),
         ("seed = 'three'\n[budget]", "seed = 'three': it must be a whole number"),
         ("seed = 3.5\n[budget]", "seed = 3.5: it must be a whole number"),
-        ("compensation = 1\n[budget]", "compensation = 1: it must be a boolean"),
+        ("measure = 1\n[budget]", "measure = 1: it must be a boolean"),
+        ("compensation = true\n[budget]", "compensation = True: it must be a list"),
         ("budget = 0.5", "budget = 0.5: it must be a"),
         ("inputs = '1x3'\n[budget]", "inputs = '1x3': it must be a list"),
         ("[budget]\nmacs = '0.5'", "budget.macs = '0.5': it must be a number"),

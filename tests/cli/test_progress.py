@@ -18,6 +18,7 @@ def shown(*, terminal: bool, style: Style | None = None, lasting: bool = True) -
         for step in range(1, 4):
             stages.note(f"loss {3 - step}")
             stages("recover", step, 3)
+        stages("recover", 1, 1)
         with stages.stage("evaluate"):
             stages.note("accuracy 97 %")
     return stream.getvalue()

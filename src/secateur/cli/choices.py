@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
+
 import secateur as sc
 from secateur.allocate import normalise
 from secateur.cli import metrics
@@ -31,6 +33,15 @@ NAMES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "mean": normalise.mean,
         "maximum": normalise.maximum,
         "standard": normalise.standard,
+    },
+    "compensation": {
+        "refit": sc.compensation.Refit,
+        "fold-mean": sc.compensation.FoldMean,
+        "batch-norm": sc.compensation.ReestimateBatchNorm,
+    },
+    "optimizer": {
+        "sgd": torch.optim.SGD,
+        "adamw": torch.optim.AdamW,
     },
     "data": {
         "mnist-5k": mnist,

@@ -39,7 +39,7 @@ def run_demo(folder: Path, stages: Stages) -> Outcome:
     _train(folder / DENSE, stages)
     outcome = run_job(file, stages)
     with stages.stage("reload"):
-        _check_in_new_process(outcome.model, folder)
+        _check_in_new_process(outcome.model.eval(), folder)
         stages.note("bit for bit the same answers in a new process")
     return outcome
 

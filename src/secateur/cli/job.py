@@ -56,8 +56,9 @@ class Recovery(_Table):
     """`[recovery]`: train what was pruned, with the built-in training or with the user's own."""
 
     epochs: int = 1
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
+    optimizer: str | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
     batch_limit: int | None = None
     distillation: Annotated[Distillation | None, BeforeValidator(_switched)] = None
     function: str | None = None
@@ -85,7 +86,7 @@ class Job(_Table):
     allocation: Named = Choice(name="global")
     multiple_of: int = 1
     exclude: tuple[str, ...] = Field(default=(), strict=False)
-    compensation: bool = True
+    compensation: tuple[str, ...] | None = Field(default=None, strict=False)
     recovery: Recovery | None = None
     measure: bool = True
     device: str = "cpu"

@@ -12,19 +12,19 @@ from secateur.torch.batches import split_batch
 from secateur.torch.capture import call
 from secateur.train.distill import logits_of
 
-UNITS = {"accuracy": "%"}
-"""The unit of each named measure."""
-
 LEFT_OUT = -100
 """Targets of this value count for nothing, as in torch's cross-entropy."""
 
 
-def accuracy(model: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
-    """The share of the targets that the model gives the highest logit to, in per cent.
+def accuracy(model: nn.Module, batches: Iterable[Any]) -> float:
+    """The share of the targets that the model gives the highest logit to.
 
     Args:
         model: In eval mode. Inputs and targets are moved to its device.
         batches: Of `(inputs, targets)`: targets are classes, int64, shaped like the logits without their classes.
+
+    Returns:
+        0 to 1.
 
     Raises:
         DataError: There are no batches, or targets that do not fit.
@@ -40,7 +40,7 @@ def accuracy(model: nn.Module, batches: Iterable[Any]) -> dict[str, float]:
         total += int(counted.sum())
     if not total:
         raise DataError("there is nothing to evaluate on: the data gave no batch with targets; give at least one")
-    return {"accuracy": 100 * right / total}
+    return right / total
 
 
 def _class_dim(logits: Tensor, targets: Any) -> int:

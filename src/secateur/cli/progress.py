@@ -39,6 +39,7 @@ class Stages:
             transient=not lasting,
         )
         self._current: tuple[str, TaskID, float] | None = None
+        self._ended = ""
 
     def __enter__(self) -> Self:
         if self._style == "bars":
@@ -59,6 +60,8 @@ class Stages:
             done: How many of its parts are done; where a stage has one part alone, its bar does not tell how far it is.
             total: How many there are, at least 1.
         """
+        if self._current is None and done and stage == self._ended:
+            return  # told twice: by the last of its parts, and as a whole
         if self._current is None or self._current[0] != stage or done == 0:
             task = self._bars.add_task(f"{stage:<{WIDTH}}", total=total if total > 1 else None, note="")
             self._current = (stage, task, time.monotonic())
@@ -83,7 +86,7 @@ class Stages:
         if self._style == "lines" and self._current is not None:
             note = self._bars.tasks[self._current[1]].fields["note"]
             self._console.print(f"{stage:<{WIDTH}} {seconds:6.1f} s  {note}".rstrip(), soft_wrap=True)
-        self._current = None
+        self._current, self._ended = None, stage
 
 
 class _Seconds(ProgressColumn):

@@ -1,6 +1,7 @@
 """Runs a job, read top-down: check, claim the output, load, prune, save, report. The library does the work."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 
 import secateur as sc
 from secateur import report
-from secateur.cli import choices, metrics
+from secateur.cli import choices
 from secateur.cli.data import Data, load_data
 from secateur.cli.job import Job, JobFile, Recovery
 from secateur.cli.models import load_model
@@ -112,7 +113,7 @@ def _choices(job: Job, folder: Path) -> dict[str, Any]:
     exclude, multiple_of = job.exclude, job.multiple_of
     allocation = choices.prepare("allocation", job.allocation)
     choices.attempt(partial(allocation, budget, exclude=exclude, multiple_of=multiple_of), "allocation")
-    return {
+    chosen = {
         "budget": budget,
         "score": choices.attempt(choices.prepare("score", job.score), "score") if job.score else None,
         "allocation": allocation,
@@ -121,7 +122,10 @@ def _choices(job: Job, folder: Path) -> dict[str, Any]:
         "recover": _recovery(job.recovery, job.seed, folder) if job.recovery else None,
         "seed": job.seed,
         "measure": job.measure,
-    } | ({} if job.compensation else {"compensation": ()})
+    }
+    if job.compensation is not None:
+        chosen["compensation"] = tuple(choices.choose("compensation", name)() for name in job.compensation)
+    return chosen
 
 
 def _recovery(recovery: Recovery, seed: int, folder: Path) -> Any:
@@ -134,6 +138,7 @@ def _recovery(recovery: Recovery, seed: int, folder: Path) -> Any:
         return find_object(recovery.function, folder, "the training function")
     return sc.recover.FineTune(
         epochs=recovery.epochs,
+        optimizer=choices.choose("optimizer", recovery.optimizer) if recovery.optimizer else None,
         learning_rate=recovery.learning_rate,
         weight_decay=recovery.weight_decay,
         batch_limit=recovery.batch_limit,
@@ -165,23 +170,18 @@ def _shown(evaluate: Evaluate, stages: Stages) -> Evaluate:
 
     def evaluated(model: nn.Module) -> Any:
         found = evaluate(model)
-        if isinstance(found, Mapping):
-            stages.note(
-                ", ".join(f"{name} {quantity(value, metrics.UNITS.get(name, ''))}" for name, value in found.items())
-            )
-        elif isinstance(found, float | int):
-            stages.note(f"accuracy {quantity(found)}")
+        named = found if isinstance(found, Mapping) else {"accuracy": found}
+        with suppress(TypeError, ValueError):  # what is no number is the library's to refuse
+            stages.note(", ".join(f"{name} {quantity(100 * float(value), '%')}" for name, value in named.items()))
         return found
 
     return evaluated
 
 
 def _completed(record: RunRecord, file: JobFile) -> RunRecord:
-    """The record with what only the job knows: units, and how to run it again."""
-    named = file.job.evaluate in metrics.UNITS
-    rows = tuple(replace(row, unit=metrics.UNITS.get(row.name, row.unit)) if named else row for row in record.rows)
+    """The record with what only the job knows: how to run it again."""
     again = replace(record.reproduction, command=f"secateur prune {file.path}", job=file.text)
-    return replace(record, rows=rows, reproduction=again)
+    return replace(record, reproduction=again)
 
 
 def _device(name: str) -> torch.device:

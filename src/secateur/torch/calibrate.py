@@ -66,7 +66,7 @@ class Calibrate:
         rows: The most rows of a batch that a product uses, spread evenly, the same ones every time, > 0.
         gram: Whether to gather Gram matrices.
         limit: The most bytes that a single Gram matrix may take; larger ones are left out, which is logged.
-        dtype: What Gram matrices are added up in: `torch.float32`, or `torch.float64`.
+        dtype: What Gram matrices are added up in, at least: `torch.float32`, or `torch.float64`.
 
     Raises:
         DataError: `samples` or `rows` is not positive. When called: no data, or data that do not fit the model.
@@ -116,21 +116,29 @@ class Calibrate:
         for inputs, _ in take(batches, self.samples):
             with undisturbed(), WatchProducts(copy, visit):
                 run(copy, inputs)
+        for moments in found.values() if self.gram else ():
+            if moments.gram is None:
+                logger.warning(
+                    "no Gram matrix for %s: it would take more than %d bytes", moments.product.tensor, self.limit
+                )
         return tuple(found.values())
 
     def _moments(self, product: Product, x: Tensor, y: Tensor) -> Moments:
-        rows = product.read(x, self.rows).to(self.dtype)
-        written = product.written(y, self.rows).to(torch.float64)
-        groups, count, features = rows.shape
-        gram = None
-        if self.gram and groups * features**2 * self.dtype.itemsize <= self.limit:
-            gram = rows.mT @ rows / count
-        elif self.gram:
-            logger.warning(
-                "%s reads %d features: too many for a Gram matrix within %d bytes", product.tensor, features, self.limit
-            )
-        wide = rows.to(torch.float64)
-        return Moments(product, count, wide.mean(1), wide.square().mean(1), written.square().mean(1), gram)
+        kind = torch.promote_types(x.dtype, self.dtype)
+        rows, written = product.read(x, self.rows).to(kind), product.written(y, self.rows).to(kind)
+        if not torch.isfinite(rows).all():
+            raise DataError(f"{product.tensor!r} reads values that are not finite; look at the data and the weights")
+        return Moments(
+            product,
+            count=rows.shape[1],
+            mean=rows.mean(1, dtype=torch.float64),
+            power=rows.square().mean(1, dtype=torch.float64),
+            output=written.square().mean(1, dtype=torch.float64),
+            gram=rows.mT @ rows / rows.shape[1] if self.gram and self._fits(rows) else None,
+        )
+
+    def _fits(self, rows: Tensor) -> bool:
+        return rows.shape[0] * rows.shape[2] ** 2 * rows.itemsize <= self.limit
 
 
 def evaluation_copy(model: nn.Module) -> nn.Module:

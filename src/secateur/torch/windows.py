@@ -65,8 +65,9 @@ def spread(total: int, at_most: int | None) -> Tensor:
     """
     if at_most is None or total <= at_most:
         return torch.arange(total)
+    starts = torch.arange(at_most + 1) * total // at_most
     jitter = torch.rand(at_most, generator=torch.Generator().manual_seed(total), dtype=torch.float64)
-    return ((torch.arange(at_most) + jitter) * (total / at_most)).long().clamp_max(total - 1)
+    return starts[:-1] + (jitter * starts.diff()).long()
 
 
 def _taken(x: Tensor, grid: tuple[int, ...], at_most: int | None) -> Tensor:

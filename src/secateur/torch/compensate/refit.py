@@ -40,7 +40,7 @@ class Refit:
     the inputs of the dense model, batch by batch, which takes a Gram matrix for each layer but no more memory for more data.
 
     Depth-wise convolutions have nothing to refit. Layers without a bias or a batch norm behind them get no constant. Layers whose
-    weight serves in several places are left as they are.
+    weight serves in several places are left as they are, and logged.
 
     Args:
         ridge: How strongly weights are held to what they were: a share of the mean square of the inputs, >= 0.
@@ -83,9 +83,10 @@ class Refit:
         found = survey(network.model, plan, pieces[0])
         if self.in_sequence:
             inputs = joined(pieces, at_most=max(1, self.memory // (LIVE * max(found.bytes_per_sample, 1))))
-            _refit_in_sequence(network.model, small, found.consumers, inputs, self)
+            left = _refit_in_sequence(network.model, small, found.consumers, inputs, self)
         else:
-            _refit_from_moments(network, small, found.consumers, pieces, self.ridge)
+            left = found.consumers
+        _refit_from_moments(network, small, left, pieces, self.ridge)
 
     def rows(self, consumer: Consumer) -> int:
         """How many rows of data a layer is fitted on, at most."""
@@ -131,26 +132,36 @@ class FoldMean:
 
 def _refit_in_sequence(
     model: nn.Module, small: nn.Module, consumers: Sequence[Consumer], inputs: Inputs, settings: Refit
-) -> None:
-    """Run the dense model and keep what its layers write; run the compact one, and fit each layer when it is its turn."""
+) -> list[Consumer]:
+    """Run the dense model and keep what its layers write; run the compact one, and fit each layer when it is its turn.
+
+    Returns:
+        The layers that were not fitted: the compact model does not run them, or not on the same rows (a layer that mixes tokens
+        reads a row for each channel, and channels went).
+    """
     by_dense, by_small = {c.dense: c for c in consumers}, {c.small: c for c in consumers}
-    goals: dict[Product, Tensor] = {}
+    goals: dict[Product, tuple[int, Tensor]] = {}
     state = state_of(small)
 
-    def remember(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:  # noqa: ARG001 - as Visit asks
+    def remember(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
         y = run()
         consumer = by_dense.get(product)
         if consumer is not None:
-            goals[consumer.small] = consumer.rows(product.written(y, settings.rows(consumer)).mT)
+            goals[consumer.small] = (
+                x.numel() // x.shape[1],
+                consumer.rows(product.written(y, settings.rows(consumer)).mT),
+            )
         return y
 
     def fit(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
-        consumer, goal = by_small.get(product), goals.pop(product, None)
-        if consumer is not None and goal is not None:
-            read = product.read(x, settings.rows(consumer))
-            fits = [close(gap, settings.ridge) for gap in _gaps(consumer, read, goal, state)]
-            _log(product, fits)
-            consumer.apply(torch.stack([f.change for f in fits]), torch.stack([f.shift for f in fits]), state)
+        consumer, (places, goal) = by_small.get(product), goals.get(product, (0, x))
+        if consumer is None or places != x.numel() // x.shape[1]:
+            return run()
+        del goals[product]
+        read = product.read(x, settings.rows(consumer))
+        fits = [close(gap, settings.ridge) for gap in _gaps(consumer, read, goal, state)]
+        _log(product, fits)
+        consumer.apply(torch.stack([f.change for f in fits]), torch.stack([f.shift for f in fits]), state)
         return run()
 
     dense = evaluation_copy(model)
@@ -158,6 +169,7 @@ def _refit_in_sequence(
         run(dense, inputs)
     with measured(small), undisturbed(), WatchProducts(small, fit):
         run(small, inputs)
+    return [by_small[product] for product in goals]
 
 
 def _gaps(consumer: Consumer, read: Tensor, goal: Tensor, state: Mapping[str, Tensor]) -> Iterator[Gap]:
@@ -188,8 +200,9 @@ def _refit_from_moments(
     ridge: float | None,
 ) -> None:
     """Fit all layers on the inputs of the dense model; without a ridge, or a Gram matrix, constants alone."""
-    count = sum(map(batch_size, pieces))
-    calibrate = Calibrate(samples=count, gram=ridge is not None)
+    if not consumers:
+        return
+    calibrate = Calibrate(samples=sum(map(batch_size, pieces)), gram=ridge is not None)
     tensors = {consumer.dense.tensor for consumer in consumers}
     found = {moments.product: moments for moments in calibrate(network, [(piece, None) for piece in pieces], tensors)}
     weights, state = state_of(network.model), state_of(small)

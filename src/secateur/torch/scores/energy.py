@@ -1,18 +1,17 @@
 """Consumer energy: how much of what is read comes from a unit. Needs data, but no labels."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from secateur.axes import Scores
 from secateur.errors import DataError, ModelError
 from secateur.torch.batches import Batches
 from secateur.torch.calibrate import Calibrate, Moments
 from secateur.torch.capture import TracedNetwork
-from secateur.torch.scores.score import prunable
+from secateur.torch.scores.score import Score, prunable
 from secateur.torch.scores.units import add_at, by_axis, sum_onto_units
 
 
@@ -27,10 +26,11 @@ class Energy:
     Args:
         samples: How many samples to use, > 0.
         rows: The most tokens or windows of a batch that are looked at, > 0.
+        otherwise: Scores the axes that linear layers and convolutions neither read nor write; None = such axes are an error.
 
     Raises:
         DataError: `samples` or `rows` is not positive. When called: no data, or data that do not fit the model.
-        ModelError: When called: an axis that linear layers and convolutions neither read nor write; weights that are not finite.
+        ModelError: When called: an axis without energy, and no `otherwise`; names the axes. Weights that are not finite.
 
     Example:
         >>> from secateur.torch import trace
@@ -49,7 +49,8 @@ class Energy:
     """
 
     samples: int = 1024
-    rows: int = 8192
+    rows: int = 2048
+    otherwise: Score | None = None
 
     def __post_init__(self) -> None:
         self._calibrate()
@@ -63,12 +64,16 @@ class Energy:
         readers, energies = _read(network, moments)
         writers, outputs = _written(network, moments)
         blind = [axis.name for axis in network.axes if not (readers[axis.name].all() or writers[axis.name].all())]
-        if blind:
+        found = {name: energies[name] if readers[name].all() else outputs[name] for name in energies}
+        if not blind:
+            return found
+        if self.otherwise is None:
             raise ModelError(
                 f"no linear layer or convolution reads or writes the units of {', '.join(map(repr, blind))}, so they have no "
-                "energy; use another score, such as Fisher or Magnitude"
+                "energy; give Energy(otherwise=...) a score for such axes, for example Magnitude()"
             )
-        return {name: energies[name] if readers[name].all() else outputs[name] for name in energies}
+        others = self.otherwise(network, batches)
+        return {name: others[name] if name in blind else values for name, values in found.items()}
 
     def _calibrate(self) -> Calibrate:
         return Calibrate(samples=self.samples, rows=self.rows, gram=False)
@@ -77,18 +82,18 @@ class Energy:
 def _read(network: TracedNetwork, moments: Sequence[Moments]) -> tuple[Scores, Scores]:
     """For each unit how many weights read it, and the mean squared error that they would be left with."""
     weights = dict(network.model.named_parameters())
-
-    def entries(power: bool) -> Iterator[tuple[str, Tensor]]:
-        for found in moments:
-            weight = weights[found.product.tensor].detach().to("cpu", torch.float64)
-            matrix, entries = found.product.matrix(weight), torch.zeros_like(weight)
-            found.product.put(
-                matrix.square() * found.power[:, None].cpu() if power else torch.ones_like(matrix), entries
-            )
-            yield found.product.tensor, entries
-
-    dims = {found.product.tensor: found.product.in_dim for found in moments}
-    return tuple(by_axis(network, sum_onto_units(network, entries(power), dims)) for power in (False, True))  # type: ignore[return-value]
+    count, energy = np.zeros(network.unit_count), np.zeros(network.unit_count)
+    for found in moments:
+        product, weight = found.product, weights[found.product.tensor].detach().to("cpu", torch.float64)
+        matrix = product.matrix(weight)
+        for totals, entries in (
+            (count, torch.ones_like(matrix)),
+            (energy, matrix.square() * found.power[:, None].cpu()),
+        ):
+            spread = torch.zeros_like(weight)
+            product.put(entries, spread)
+            totals += sum_onto_units(network, [(product.tensor, spread)], dim=product.in_dim)
+    return by_axis(network, count), by_axis(network, energy)
 
 
 def _written(network: TracedNetwork, moments: Sequence[Moments]) -> tuple[Scores, Scores]:

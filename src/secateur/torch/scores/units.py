@@ -1,6 +1,6 @@
 """How much of a quantity belongs to each unit, when every entry of every parameter has its share?"""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -13,28 +13,26 @@ Totals = NDArray[np.float64]
 """One number for each unit of each axis, in the order of `Network.unit_range`."""
 
 
-def sum_onto_units(
-    network: Network, quantities: Iterable[tuple[str, Tensor]], dims: Mapping[str, int] | None = None
-) -> Totals:
+def sum_onto_units(network: Network, quantities: Iterable[tuple[str, Tensor]], dim: int | None = None) -> Totals:
     """Sum over all the entries that go when a unit goes.
 
     Args:
         network: Whose units they are.
         quantities: Parameters by name, with one number for each of their entries; used one after the other.
-        dims: For a parameter's name the one dim whose units count: the one that it reads, say. An entry that another of its dims
-            removes with the same unit then does not count at all.
+        dim: The one dim whose units count: the one that is read, say. An entry that another of its dims removes with the same
+            unit then does not count at all. None = all dims.
 
     Returns:
-        The sums in float64, `[units]`. Without `dims`, an entry counts once for a unit, in however many dims that lives.
+        The sums in float64, `[units]`. For all dims, an entry counts once for a unit, in however many dims that lives.
     """
     totals = np.zeros(network.unit_count)
     for name, quantity in quantities:
         for d, units in enumerate(network.units(name)):
-            if units is None or (dims is not None and dims[name] != d):
+            if units is None or (dim is not None and dim != d):
                 continue
             add_at(totals, units, _sum_but(quantity, d))
             for e, others in enumerate(network.units(name)):
-                if others is not None and (e < d if dims is None else e != d):
+                if others is not None and (e < d if dim is None else e != d):
                     _take_back(totals, quantity, (d, units), (e, others))
     return totals
 

@@ -1,0 +1,478 @@
+"""Scores against formulas, finite differences and symmetries."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils import _pytree as pytree
+
+import secateur as sc
+from secateur.axes import Scores
+from secateur.errors import DataError, ModelError
+from secateur.testing.zoo import ZOO, ZooEntry, in_float64
+from secateur.torch import TracedNetwork
+from secateur.torch.apply import state_of
+from secateur.torch.batches import loss_of
+from secateur.torch.scores import BatchNormScale, Energy, Fisher, Magnitude, Random, Score, Taylor
+from secateur.torch.verify import permute
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Net(nn.Module):
+    """A convolution whose channels pass a batch norm, own four columns each of a linear layer, and another linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(16, 5)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.conv(x)))
+        x = F.adaptive_avg_pool2d(x, 2).flatten(1)
+        out: Tensor = self.head(torch.tanh(self.fc(x)))
+        return out
+
+
+@pytest.fixture
+def net() -> Net:
+    torch.manual_seed(0)
+    model = Net().double().eval()
+    with torch.no_grad():
+        model.norm.weight.uniform_(-1, 1)
+        model.norm.bias.normal_()
+    return model
+
+
+@pytest.fixture
+def batches() -> list[Batch]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(12, 1, 4, 4, generator=generator, dtype=torch.float64)
+    y = torch.randint(3, (12,), generator=generator)
+    return [(x[:8], y[:8]), (x[8:], y[8:])]
+
+
+def traced(model: nn.Module, batches: list[Batch]) -> TracedNetwork:
+    return sc.trace(model, batches[0][0][:1])
+
+
+def slots_of(network: TracedNetwork, axis: str, unit: int) -> dict[str, Tensor]:
+    """For each parameter which entries go with a unit: the oracle that every sum is compared with."""
+    number = network.unit_range(axis).start + unit
+    goes = {}
+    for name, parameter in network.model.named_parameters():
+        gone = torch.zeros(parameter.shape, dtype=torch.bool)
+        for d, units in enumerate(network.units(name)):
+            if units is not None:
+                here = torch.from_numpy((units == number).any(axis=0))
+                gone |= here.reshape([-1 if i == d else 1 for i in range(parameter.ndim)])
+        goes[name] = gone
+    return goes
+
+
+def test_magnitude_is_the_norm_over_every_slot_of_a_unit(net: Net, batches: list[Batch]) -> None:
+    network = traced(net, batches)
+    for p in (1.0, 2.0):
+        scores = Magnitude(p)(network)
+        for axis in network.axes:
+            for unit in range(axis.size):
+                entries = [net.get_parameter(name)[gone] for name, gone in slots_of(network, axis.name, unit).items()]
+                assert scores[axis.name][unit] == pytest.approx(torch.cat(entries).norm(p).item(), rel=1e-12)
+
+
+def test_an_entry_that_two_dims_remove_with_one_unit_counts_once() -> None:
+    class Square(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.mix, self.head = nn.Linear(3, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)
+            out: Tensor = self.head(x + self.mix(x))
+            return out
+
+    model = Square().double()
+    network = sc.trace(model, torch.zeros(1, 3, dtype=torch.float64))
+    (axis,) = network.axes
+    for unit, score in enumerate(Magnitude()(network)[axis.name]):
+        entries = [model.get_parameter(name)[gone] for name, gone in slots_of(network, axis.name, unit).items()]
+        assert score == pytest.approx(torch.cat(entries).norm().item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("epsilon", [0.01, 0.001, 0.0001])
+def test_taylor_is_the_slope_of_the_loss_as_a_unit_shrinks(net: Net, batches: list[Batch], epsilon: float) -> None:
+    """(L(w) - L(w (1 - epsilon))) / epsilon -> E[sum w g], with an error in proportion to epsilon."""
+    network = traced(net, batches)
+    scores = Taylor()(network, batches)
+
+    def mean_loss(model: nn.Module) -> float:
+        with torch.no_grad():
+            return float(sum(len(x) * F.cross_entropy(model(x), y) for x, y in batches)) / 12
+
+    for axis in network.axes:
+        for unit in range(axis.size):
+            shrunk = copy.deepcopy(net)
+            with torch.no_grad():
+                for name, gone in slots_of(network, axis.name, unit).items():
+                    shrunk.get_parameter(name)[gone] *= 1 - epsilon
+            slope = (mean_loss(net) - mean_loss(shrunk)) / epsilon
+            assert scores[axis.name][unit] == pytest.approx(abs(slope), abs=10 * epsilon, rel=0)
+
+
+def test_fisher_of_a_linear_gaussian_model_is_its_closed_form() -> None:
+    """With residuals e of y = w2 w1 x, the sum of w g over a unit is -2 e w2 w1 x: made once, read once."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 1, bias=False)).double()
+    x = torch.randn(20, 3, generator=generator, dtype=torch.float64)
+    y = torch.randn(20, 1, generator=generator, dtype=torch.float64)
+    network = sc.trace(model, x[:1])
+
+    def gaussian(output: Any, target: Any) -> Tensor:
+        return 0.5 * (output - target).square().mean()
+
+    scores = Fisher(microbatch=1, loss=gaussian)(network, [(x, y)])["0"]
+    with torch.no_grad():
+        hidden = model[0](x)
+        residual = y - model[1](hidden)
+        expected = (2 * residual * hidden * model[1].weight[0]).square().mean(0)
+    np.testing.assert_allclose(scores, expected.numpy(), rtol=1e-12)
+
+
+def test_fisher_at_the_noise_level_is_the_information_matrix() -> None:
+    """With residuals of size sigma, E[g^2] is the diagonal of X^T X / (n sigma^2), and the score of a unit w^2 times that."""
+    generator = torch.Generator().manual_seed(0)
+    weight, sigma = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64), 0.5
+
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = nn.Parameter(torch.ones(3, dtype=torch.float64))
+            self.read = nn.Linear(3, 1, bias=False, dtype=torch.float64)
+            self.make = nn.Linear(3, 3, bias=False, dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.read(self.make(x) * self.gate)
+            return out
+
+    model = Gated()
+    with torch.no_grad():
+        model.make.weight.copy_(torch.eye(3))
+        model.read.weight.copy_(weight)
+    x = torch.randn(20, 3, generator=generator, dtype=torch.float64)
+    y = x @ weight.T + sigma * torch.tensor([1.0, -1.0], dtype=torch.float64).repeat(10)[:, None]
+
+    def likelihood(output: Any, target: Any) -> Tensor:
+        return 0.5 * (output - target).square().mean() / sigma**2
+
+    scores = Fisher(microbatch=1, loss=likelihood)(sc.trace(model, x[:1]), [(x, y)])
+    expected = weight[0].square() * (x.T @ x).diagonal() / (len(x) * sigma**2)
+    # Made, gated and read: each of the three shrinks the unit once, hence 3^2.
+    np.testing.assert_allclose(next(iter(scores.values())), 9 * expected.numpy(), rtol=1e-12)
+
+
+def test_a_larger_microbatch_squares_the_mean_of_its_gradients(net: Net, batches: list[Batch]) -> None:
+    network = traced(net, batches)
+    whole = [(torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]))]
+    fisher, taylor = Fisher(microbatch=12)(network, whole), Taylor()(network, whole)
+    for axis in network.axes:
+        np.testing.assert_allclose(fisher[axis.name], taylor[axis.name] ** 2, rtol=1e-12)
+
+
+def test_energy_is_the_exact_error_of_zeroing_a_unit(net: Net, batches: list[Batch]) -> None:
+    network = traced(net, batches)
+    data = [x for x, _ in batches]
+    scores = Energy()(network, data)
+    with torch.no_grad():
+        x = torch.cat(data)
+        hidden = F.adaptive_avg_pool2d(F.relu(net.norm(net.conv(x))), 2).flatten(1)
+        last = torch.tanh(net.fc(hidden))
+    for unit in range(5):
+        error = (last[:, unit, None] * net.head.weight[:, unit]).square().sum(1).mean()
+        assert scores["fc"][unit] == pytest.approx(error.item(), rel=1e-12)
+    for unit in range(4):
+        columns = slice(4 * unit, 4 * unit + 4)
+        # Four columns of one unit are correlated: their energies add up, their errors need not.
+        energy = (hidden[:, columns].square().mean(0) * net.fc.weight[:, columns].square()).sum()
+        assert scores["conv"][unit] == pytest.approx(energy.item(), rel=1e-12)
+
+
+def test_the_energies_of_uncorrelated_units_add_up_to_their_error() -> None:
+    model = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 3)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(4))
+    signs = torch.tensor([[a, b, c, d] for a in (-1.0, 1) for b in (-1.0, 1) for c in (-2.0, 2) for d in (-3.0, 3)])
+    x = signs.double()
+    scores = Energy()(sc.trace(model, x[:1]), [x])["0"]
+    with torch.no_grad():
+        error = (x[:, [1, 3]] @ model[1].weight[:, [1, 3]].T).square().sum(1).mean()
+    assert scores[[1, 3]].sum() == pytest.approx(error.item(), rel=1e-12)
+
+
+def test_energy_of_a_convolution_counts_its_windows() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 4, 3, stride=2, padding=1, groups=1)).double()
+    x = torch.randn(2, 1, 5, 6, dtype=torch.float64)
+    scores = Energy()(sc.trace(model, x), [x])["0"]
+    with torch.no_grad():
+        hidden = model[0](x)
+        for unit in range(3):
+            taps = F.unfold(hidden[:, [unit]], 3, padding=1, stride=2)
+            weight = model[1].weight[:, unit].flatten(1)
+            energy = (weight.square() * taps.square().mean((0, 2))).sum()
+            assert scores[unit] == pytest.approx(energy.item(), rel=1e-12)
+
+
+def test_where_only_activations_read_an_axis_its_energy_is_what_is_written() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.out = nn.Linear(3, 4), nn.Linear(3, 4), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            weights = torch.softmax(self.q(x) @ self.k(x).mT, dim=-1)
+            out: Tensor = self.out(weights @ x)
+            return out
+
+    model = Attention().double()
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    scores = Energy()(sc.trace(model, x), [x])["q"]
+    with torch.no_grad():
+        expected = model.q(x).square().mean((0, 1)) + model.k(x).square().mean((0, 1))
+    np.testing.assert_allclose(scores, expected.numpy(), rtol=1e-12)
+
+
+def test_batch_norm_scale_is_the_size_of_gamma(net: Net, batches: list[Batch]) -> None:
+    network = traced(net, batches)
+    scores = BatchNormScale(otherwise=Magnitude())(network)
+    np.testing.assert_array_equal(scores["conv"], net.norm.weight.detach().abs().numpy())
+    np.testing.assert_array_equal(scores["fc"], Magnitude()(network)["fc"])
+
+
+def test_batch_norm_scale_names_the_axes_without_one(net: Net, batches: list[Batch]) -> None:
+    with pytest.raises(ModelError, match="no batch norm scales the units of 'fc'; give BatchNormScale"):
+        BatchNormScale()(traced(net, batches))
+
+
+def test_random_scores_depend_on_the_seed_alone(net: Net, batches: list[Batch]) -> None:
+    network = traced(net, batches)
+    assert equal(Random(3)(network), Random(3)(network))
+    assert not equal(Random(3)(network), Random(4)(network))
+
+
+SCORES: list[Score] = [Magnitude(), Magnitude(1), Taylor(), Fisher(samples=12), Energy(), BatchNormScale(Random())]
+
+
+@pytest.mark.parametrize("score", SCORES, ids=repr)
+def test_the_same_data_give_the_same_bytes(net: Net, batches: list[Batch], score: Score) -> None:
+    network = traced(net, batches)
+    assert equal(score(network, batches), score(network, batches))
+
+
+@pytest.mark.parametrize("score", [*SCORES, Random()], ids=repr)
+def test_there_is_one_finite_float64_for_each_unit_of_each_axis(net: Net, batches: list[Batch], score: Score) -> None:
+    network = traced(net, batches)
+    scores = score(network, batches)
+    assert {name: values.shape for name, values in scores.items()} == {"conv": (4,), "fc": (5,)}
+    assert all(values.dtype == np.float64 and np.isfinite(values).all() for values in scores.values())
+
+
+@pytest.mark.parametrize("score", SCORES, ids=repr)
+def test_the_callers_model_is_not_changed(net: Net, batches: list[Batch], score: Score) -> None:
+    net.train()
+    net.fc.weight.requires_grad_(False)
+    before = copy.deepcopy(net.state_dict())
+    score(traced(net, batches), batches)
+    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
+    assert all(parameter.grad is None for parameter in net.parameters())
+    assert [name for name, parameter in net.named_parameters() if not parameter.requires_grad] == ["fc.weight"]
+    assert all(module.training for module in net.modules())
+
+
+@pytest.mark.parametrize("score", [Taylor(), Fisher(samples=12)], ids=repr)
+def test_frozen_parameters_are_scored_too(net: Net, batches: list[Batch], score: Score) -> None:
+    network = traced(net, batches)
+    expected = score(network, batches)
+    net.requires_grad_(False)
+    assert equal(score(network, batches), expected)
+
+
+@pytest.mark.parametrize("score", [Taylor(), Fisher(samples=12), Energy()], ids=repr)
+def test_a_scale_that_moves_between_layers_changes_no_score_of_data(
+    net: Net, batches: list[Batch], score: Score
+) -> None:
+    """Batch norm's gamma and beta times c, its reader over c: the same function (relu), so the same worth."""
+    network = traced(net, batches)
+    before = score(network, batches)["conv"]
+    with torch.no_grad():
+        net.norm.weight *= 3
+        net.norm.bias *= 3
+        net.fc.weight /= 3
+    np.testing.assert_allclose(score(network, batches)["conv"], before, rtol=1e-10)
+
+
+def test_a_scale_that_moves_between_layers_changes_magnitude(net: Net, batches: list[Batch]) -> None:
+    """A weakness of the criterion, stated."""
+    network = traced(net, batches)
+    before = Magnitude()(network)["conv"]
+    with torch.no_grad():
+        net.norm.weight *= 3
+        net.norm.bias *= 3
+        net.fc.weight /= 3
+    assert not np.allclose(Magnitude()(network)["conv"], before)
+
+
+@pytest.mark.parametrize("entry", [entry for entry in ZOO if entry.numeric], ids=lambda entry: entry.name)
+def test_permuted_units_take_their_scores_along(entry: ZooEntry) -> None:
+    model, inputs = entry.build().double(), in_float64(entry.inputs())
+    network = sc.trace(model, inputs)
+    if not network.axes:
+        return
+    generator, order = np.random.default_rng(0), np.arange(network.unit_count)
+    for axis in network.axes:
+        units = network.unit_range(axis.name)
+        order[units] = generator.permutation(order[units])
+    permuted = replace(network, model=permute(model, network, order))
+    batches = [(inputs, 0)]
+    for score in (Magnitude(), Energy(otherwise=Random()), Taylor(loss=power), Fisher(microbatch=64, loss=power)):
+        one, other = (np.concatenate(list(score(n, batches).values())) for n in (network, permuted))
+        written_by_chance = isinstance(score, Energy) and entry.name == "einsum_attention"
+        if not written_by_chance:
+            np.testing.assert_allclose(other, one[order], rtol=1e-6, atol=1e-9 * np.abs(one).max())
+
+
+def power(output: Any, targets: Any) -> Tensor:
+    """A loss for any model: the mean square of all it returns."""
+    leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return torch.stack([leaf.square().mean() for leaf in leaves]).sum()
+
+
+def test_tied_weights_count_once() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(7, 4)
+            self.head = nn.Linear(4, 7, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(torch.relu(self.embed(x)))
+            return out
+
+    model = Tied()
+    network = sc.trace(model, torch.zeros(1, 2, dtype=torch.int64))
+    expected = model.embed.weight.detach().double().norm(dim=0)
+    np.testing.assert_allclose(Magnitude()(network)["embed"], expected.numpy(), rtol=1e-6)
+    tokens = torch.tensor([[0, 1, 2], [3, 4, 5]])
+    for score in (Taylor(loss=power), Energy()):
+        assert score(network, [(tokens, tokens)])["embed"].shape == (4,)
+
+
+def test_half_precision_is_added_up_in_more_digits() -> None:
+    """4096 weights of 0.1 in bfloat16: adding up in bfloat16 would stop growing at a few hundred."""
+    model = nn.Sequential(nn.Linear(4096, 2, bias=False), nn.Linear(2, 1, bias=False)).bfloat16()
+    with torch.no_grad():
+        model[0].weight.fill_(0.1)
+        model[1].weight.fill_(0)
+    network = sc.trace(model, torch.zeros(1, 4096, dtype=torch.bfloat16))
+    weight = float(torch.tensor(0.1).bfloat16())
+    np.testing.assert_allclose(Magnitude(1)(network)["0"], 4096 * weight, rtol=1e-6)
+
+
+def test_batches_may_be_keyword_arguments_of_a_model_with_its_own_loss(net: Net, batches: list[Batch]) -> None:
+    class WithLoss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, pixels: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+            logits = self.net(pixels)
+            return {"logits": logits} | ({} if labels is None else {"loss": F.cross_entropy(logits, labels)})
+
+    network = sc.trace(WithLoss(), {"pixels": batches[0][0][:1]})
+    scores = Fisher(samples=12)(network, [{"pixels": x, "labels": y} for x, y in batches])
+    expected = Fisher(samples=12)(traced(net, batches), batches)
+    for name, values in expected.items():
+        np.testing.assert_allclose(scores[f"net.{name}"], values, rtol=1e-12)
+
+
+def test_no_more_samples_are_used_than_asked_for(net: Net, batches: list[Batch]) -> None:
+    network = traced(net, batches)
+    first = [(batches[0][0][:5], batches[0][1][:5])]
+    for score in (Taylor(samples=5), Fisher(samples=5), Energy(samples=5)):
+        assert equal(score(network, batches), score(network, first))
+
+
+def test_weights_that_are_not_finite_are_named(net: Net, batches: list[Batch]) -> None:
+    with torch.no_grad():
+        net.fc.weight[0, 0] = float("nan")
+    for score in SCORES:
+        with pytest.raises(ModelError, match=r"'fc\.weight' holds 1 values that are NaN or infinite"):
+            score(traced(net, batches), batches)
+
+
+def test_data_that_are_not_finite_are_refused(net: Net, batches: list[Batch]) -> None:
+    broken = [(torch.full_like(x, float("nan")), y) for x, y in batches]
+    with pytest.raises(DataError, match="the loss is nan on a batch"):
+        Fisher()(traced(net, batches), broken)
+    with pytest.raises(DataError, match=r"'conv\.weight' reads values that are not finite"):
+        Energy()(traced(net, batches), broken)
+
+
+@pytest.mark.parametrize("score", [Taylor(), Fisher(), Energy()], ids=repr)
+def test_scores_that_need_data_say_so(net: Net, batches: list[Batch], score: Score) -> None:
+    with pytest.raises(DataError, match=f"{type(score).__name__} needs data"):
+        score(traced(net, batches))
+    with pytest.raises(DataError, match="there is no data"):
+        score(traced(net, batches), [])
+    with pytest.raises(DataError, match="there is no data"):
+        score(traced(net, batches), iter([]))
+
+
+def test_labels_that_are_no_class_are_refused_with_both_numbers(net: Net, batches: list[Batch]) -> None:
+    with pytest.raises(DataError, match="labels go from 0 to 7, but the model has 3 classes"):
+        Taylor()(traced(net, batches), [(batches[0][0], torch.arange(8))])
+
+
+def test_inputs_that_do_not_fit_are_refused_with_their_shape(net: Net, batches: list[Batch]) -> None:
+    wrong = [(torch.zeros(2, 5, 4, 4, dtype=torch.float64), torch.zeros(2, dtype=torch.int64))]
+    with pytest.raises(DataError, match=r"Net cannot run on a batch with inputs of shape \(1, 5, 4, 4\)"):
+        Fisher(microbatch=1)(traced(net, batches), wrong)
+
+
+def test_a_loss_that_is_cut_off_from_the_parameters_is_refused(net: Net, batches: list[Batch]) -> None:
+    with pytest.raises(DataError, match="does not depend on the parameters"):
+        Taylor(loss=lambda output, _: output.detach().mean())(traced(net, batches), batches)
+
+
+def test_a_loss_that_is_no_number_is_refused(net: Net, batches: list[Batch]) -> None:
+    with pytest.raises(DataError, match=r"Tensor of shape \[8, 3\]; it is one number"):
+        loss_of(net, *batches[0], loss=lambda output, _: output)
+
+
+@pytest.mark.parametrize("make", [lambda: Fisher(samples=0), lambda: Taylor(microbatch=0), lambda: Energy(rows=0)])
+def test_counts_must_be_positive(make: Any) -> None:
+    with pytest.raises(DataError, match="at least 1"):
+        make()
+
+
+def test_the_order_of_a_norm_must_be_positive() -> None:
+    with pytest.raises(ModelError, match="positive"):
+        Magnitude(0)
+
+
+def test_meta_models_are_refused(net: Net) -> None:
+    network = sc.trace(copy.deepcopy(net).to("meta"), torch.zeros(1, 1, 4, 4, dtype=torch.float64))
+    assert all(tensor.is_meta for tensor in state_of(network.model).values())
+    with pytest.raises(ModelError, match="meta device"):
+        Magnitude()(network)
+
+
+def equal(one: Scores, other: Scores) -> bool:
+    return one.keys() == other.keys() and all((one[name] == other[name]).all() for name in one)
