@@ -81,7 +81,7 @@ def hugging_face(name: str, folder: Path, *, known: bool) -> tuple[nn.Module, In
 def _built(library: Any, config: Any, weights: Path | None) -> nn.Module:
     """The architecture that the configuration names, so with its head, or else the bare model; never code from the folder."""
     named = [getattr(library, name, None) for name in config.architectures or ()]
-    kind = next((one for one in named if isinstance(one, type) and issubclass(one, library.PreTrainedModel)), None)
+    kind: Any = next((one for one in named if isinstance(one, type) and issubclass(one, library.PreTrainedModel)), None)
     options = {"config": config, "local_files_only": True, "use_safetensors": True}
     model: nn.Module
     if weights is not None:

@@ -69,5 +69,5 @@ class ResidualNet(nn.Module):
 
 
 def example() -> tuple[ResidualNet, Tensor]:
-    """The network, untrained, and one image to run it on: float32 `[1, 1, 28, 28]`."""
-    return ResidualNet(), torch.zeros(1, 1, 28, 28)
+    """The network, untrained, and a batch of images to run it on: float32 `[32, 1, 28, 28]`."""
+    return ResidualNet(), torch.zeros(32, 1, 28, 28)

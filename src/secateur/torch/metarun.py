@@ -1,13 +1,14 @@
 """Shapes of results on the meta device, without torch's slow ways to them.
 
-On meta tensors torch runs most operators as Python decompositions, a batch norm as dozens of them. Only the shape and dtype of the
-result matter here, so batch norms and element-wise operators get them directly, and any operator gets them once for each kind of
-operands. Operators that alias or write their operands always run.
+On meta tensors torch runs most operators as Python decompositions, a batch norm as dozens of them. Only the shape and dtype
+of the result matter here, so batch norms and element-wise operators get them directly, and any operator gets them once for
+each kind of operands. Operators that alias or write their operands always run.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -52,7 +53,7 @@ class MetaRunner:
         same = all(tensor.shape == tensors[0].shape for tensor in tensors)
         if same and self._dtypes[key] == tensors[0].dtype:
             return torch.empty_like(tensors[0])
-        shape = tensors[0].shape if same else torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
+        shape = np.broadcast_shapes(*(tuple(tensor.shape) for tensor in tensors))
         return torch.empty(shape, dtype=self._dtypes[key], device="meta")
 
 

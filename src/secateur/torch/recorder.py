@@ -35,6 +35,7 @@ from secateur.torch.size import Tracker
 CONSTANT = Fixed(Reason("a constant of the code"))
 INPUT = Fixed(Reason("the model's input"))
 
+_CHECKS_SIZES = frozenset({"multi_head_attention_forward", "native_channel_shuffle"})
 _LEAVE_TORCH = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage"})
 
 _TORCH = f"{Path(torch.__file__).parent}/"
@@ -220,9 +221,9 @@ class Recorder:
         self._where = None
         if name in _LEAVE_TORCH:
             self.freeze_all([arg for arg in args if isinstance(arg, Tensor)], f"its values leave torch by {name}")
-        elif name == "multi_head_attention_forward":
+        elif name in _CHECKS_SIZES:
             tensors = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
-            self.freeze_all(tensors, "torch's attention function checks these sizes itself")
+            self.freeze_all(tensors, f"torch's {name} takes these sizes as numbers")
         elif name == "scaled_dot_product_attention" and kwargs.get("scale") is None:
             query = kwargs["query"] if "query" in kwargs else args[0]
             reason = self.reason("attention's default scale depends on this width; pass scale= to free it")

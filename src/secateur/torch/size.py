@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from secateur.axes import Attribute, Expression, Operation
@@ -39,8 +40,8 @@ class Size(int):
 
     __hash__ = int.__hash__
 
-    def __repr__(self) -> str:
-        return int.__repr__(self)
+    def __neg__(self) -> int:
+        return 0 - self
 
     def _plain(self) -> int:
         return int.__add__(self, 0)
@@ -118,16 +119,20 @@ for _name in ("truediv", "pow", "divmod", "and", "or", "xor", "lshift", "rshift"
     setattr(Size, f"__r{_name}__", _as_number(f"__r{_name}__"))
 for _name in ("float", "int", "abs", "invert", "round", "trunc", "floor", "ceil"):
     setattr(Size, f"__{_name}__", _as_number(f"__{_name}__"))
-Size.__neg__ = lambda self: 0 - self
 
 
 def remember_attributes(model: nn.Module, tracker: Tracker) -> None:
     """Replace the integers that the modules of `model` keep by integers that remember their place."""
     for path, module in model.named_modules():
         for name, value in list(vars(module).items()):
-            if type(value) is int:
-                vars(module)[name] = Size(value, Attribute(path, name, None, value), tracker)
-            elif type(value) in (tuple, list) and value and all(type(item) is int for item in value):
+            if _is_kept_integer(value):
+                vars(module)[name] = Size(int(value), Attribute(path, name, None, int(value)), tracker)
+            elif type(value) in (tuple, list) and value and all(map(_is_kept_integer, value)):
                 vars(module)[name] = type(value)(
-                    Size(item, Attribute(path, name, index, item), tracker) for index, item in enumerate(value)
+                    Size(int(item), Attribute(path, name, index, int(item)), tracker)
+                    for index, item in enumerate(value)
                 )
+
+
+def _is_kept_integer(value: object) -> bool:
+    return type(value) is int or isinstance(value, np.integer)

@@ -14,7 +14,7 @@ _CHUNKS = frozenset({"chunk", "unsafe_chunk", "lstm", "gru", "lstm_cell", "gru_c
 _BROADCASTS = frozenset(
     (  # noqa: SIM905 - names, read as prose
         "matmul __matmul__ __rmatmul__ bmm einsum tensordot linear scaled_dot_product_attention expand_as "
-        "broadcast_tensors meshgrid"
+        "broadcast_tensors meshgrid normalize"
     ).split()
 )
 """Functions that repeat a dim for the sake of another tensor, to which it is tied afterwards."""
@@ -161,7 +161,7 @@ def slice_(
     found = dims[dim]
     first, last = (start + n if start < 0 else start), (end + n if end < 0 else end)
     whole = first <= 0 and last >= n
-    if isinstance(found, np.ndarray) and not (whole and step == 1):
+    if isinstance(found, np.ndarray) and (recorder.sizes.name == "narrow" or not (whole and step == 1)):
         if step != 1:
             recorder.labels.freeze(found, recorder.reason(f"every {step}th position is taken"))
         _bound(recorder, start, found, first)
