@@ -163,3 +163,14 @@ def test_classes_are_the_connected_components_of_the_ties(size: int, pairs: list
         labels.tie(everything[[a]][None], everything[[b]][None], WHY)
         parent[max(find(a), find(b))] = min(find(a), find(b))
     assert solve(labels).primitive[0].tolist() == [find(i) for i in range(len(everything))]
+
+
+def test_the_two_factors_of_a_square_split_are_not_alike() -> None:
+    """Heads and widths of one size are met together everywhere, and yet they are two axes."""
+    labels = Labels()
+    a = labels.fresh(9)
+    labels.observe((a,))
+    rows, columns = labels.split_square(a, (3, 3), WHY)
+    signature = solve(labels).signature
+    assert len(set(signature[array(rows)[0]])) == len(set(signature[array(columns)[0]])) == 1
+    assert signature[array(rows)[0, 0]] != signature[array(columns)[0, 0]]

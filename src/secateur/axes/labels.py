@@ -201,6 +201,7 @@ class Labels:
             self.freeze(flat, Reason(f"positions that repeat are split unevenly by {reason.text}", reason.where))
             return (Fixed(reason),) * labels.ndim
         parts = tuple(self.fresh(size) for size in labels.shape)
+        self.observe(parts)
         grids = np.meshgrid(*(part[0] for part in parts if isinstance(part, np.ndarray)), indexing="ij")
         self.define(flat, np.stack([grid.reshape(-1) for grid in grids]), reason)
         self._splits[key] = (labels, parts)

@@ -160,6 +160,7 @@ class _Solver:
                 size = int(rest.max()) + 1
                 extra = self.labels.fresh(size)
                 assert isinstance(extra, np.ndarray)
+                self.labels.observe((extra,))
                 row = extra[0][rest]
                 unique, first = np.unique(c, return_index=True)
                 self._added.append(Definition(unique, np.stack([a[first], row[first]]), reason))
