@@ -62,8 +62,9 @@ def trace(model: nn.Module, example_inputs: Inputs) -> TracedNetwork:
     Example:
         >>> import torch, secateur as sc
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-        >>> [(axis.name, axis.size) for axis in sc.trace(model, torch.zeros(1, 4)).axes]
-        [('0', 8)]
+        >>> axis = sc.trace(model, torch.zeros(1, 4)).axes[0]
+        >>> axis.name, axis.size
+        ('0', 8)
     """
     _check_model(model)
     if not tensors_in(example_inputs):

@@ -39,8 +39,8 @@ _CHECKS_SIZES = frozenset({"multi_head_attention_forward", "native_channel_shuff
 _LEAVE_TORCH = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage"})
 
 _TORCH = f"{Path(torch.__file__).parent}/"
-_OURS = f"{Path(__file__).parent.parent}/"
-_TESTING = f"{_OURS}testing/"
+_OURS = f"{Path(__file__).parent}/"
+_BOUNDARY = f"{_OURS}capture.py"
 
 
 class Recorder:
@@ -117,16 +117,15 @@ class Recorder:
 
     def _look_up(self) -> str:
         frame, line, module = sys._getframe(2), "", ""
-        while frame is not None:
+        while frame is not None and not (line and module):
+            file = frame.f_code.co_filename
+            if file == _BOUNDARY and frame.f_code.co_name == "call":
+                break  # the frames below are those that called trace()
             owner = frame.f_locals.get("self")
             if not module and isinstance(owner, nn.Module):
                 module = self.paths.get(id(owner), "")
-            file = frame.f_code.co_filename
-            ours = file.startswith(_OURS) and not file.startswith(_TESTING)
-            if not line and not file.startswith((_TORCH, "<")) and not ours:
+            if not line and not file.startswith((_TORCH, _OURS, "<")):
                 line = f"{_short(file)}:{frame.f_lineno}"
-            if line and (module or ours):
-                break
             frame = frame.f_back  # type: ignore[assignment]
         return f"{line} in {module}" if module and line else line or module
 

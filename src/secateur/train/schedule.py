@@ -26,8 +26,8 @@ def cosine(step: int, steps: int | None) -> float:
         DataError: The number of steps is not known.
 
     Example:
-        >>> [round(cosine(step, 4), 2) for step in range(4)]
-        [1.0, 0.85, 0.5, 0.15]
+        >>> cosine(0, 4), round(cosine(2, 4), 2)
+        (1.0, 0.5)
 
     Source:
         I. Loshchilov, F. Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017, equation 5, with no restart
