@@ -54,10 +54,7 @@ docs: install  ## build the documentation into site/
 	@echo 'Read it: site/index.html'
 
 bench: $(VENV)/.installed-bench  ## measure against the peers; results go to benchmarks/results/
-	@set -e; for script in benchmarks/bench_*.py; do \
-		[ -e "$$script" ] || { echo 'There is no benchmarks/bench_*.py to run.'; exit 1; }; \
-		echo "== $$script"; $(BIN)/python "$$script"; \
-	done
+	@$(BIN)/python benchmarks/trace.py
 
 clean:  ## remove what was built, but not the virtual environment
 	@rm -rf site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
