@@ -7,6 +7,7 @@ the view shares with its base, so the base needs no update.
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,8 @@ class Recorder:
         return self._where
 
     def _look_up(self) -> str:
-        frame, line, module = sys._getframe(2), "", ""
+        frame: FrameType | None = sys._getframe(2)
+        line = module = ""
         while frame is not None and not (line and module):
             file = frame.f_code.co_filename
             if file == _BOUNDARY and frame.f_code.co_name == "call":
@@ -126,7 +128,7 @@ class Recorder:
                 module = self.paths.get(id(owner), "")
             if not line and not file.startswith((_TORCH, _OURS, "<")):
                 line = f"{_short(file)}:{frame.f_lineno}"
-            frame = frame.f_back  # type: ignore[assignment]
+            frame = frame.f_back
         return f"{line} in {module}" if module and line else line or module
 
     def size(self, value: int, dim: Dim, negative: bool = False) -> Expression | None:
