@@ -11,8 +11,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from secateur.axes.blocks import Integers
 from secateur.axes.cost import Contraction, Cost, CostModel, TensorSpec
-from secateur.axes.labels import Integers
 from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
 from secateur.axes.sizes import Comparison, SizeUse, count_kept, follow
 from secateur.errors import PlanError

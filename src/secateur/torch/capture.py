@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.axes import ONE, Network, Reason, build_network
 from secateur.errors import CaptureError, DataError, ModelError, SecateurError
 from secateur.torch.attention import open_attention
+from secateur.torch.places import line_of
 from secateur.torch.recorder import INPUT, Recorder
 from secateur.torch.replicate import replicate
 from secateur.torch.rules import apply
@@ -214,16 +215,3 @@ def _state(model: nn.Module) -> dict[str, Tensor]:
 
 def _to_meta(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device="meta")
-
-
-def line_of(error: BaseException) -> str:
-    """The innermost line of the user's code in a traceback."""
-    from secateur.torch.recorder import _OURS, _TORCH, _short
-
-    line, trace_ = "", error.__traceback__
-    while trace_ is not None:
-        file = trace_.tb_frame.f_code.co_filename
-        if not file.startswith((_TORCH, _OURS, "<")):
-            line = f"{_short(file)}:{trace_.tb_lineno}"
-        trace_ = trace_.tb_next
-    return line or "inside torch"
