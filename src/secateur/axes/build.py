@@ -38,6 +38,7 @@ class Run:
         contractions: `(factor, dims, where)` of each operator that multiplies and adds.
         uses: Integers of the code that are used as sizes.
         comparisons: What the code asks about such integers.
+        limits: What must hold of them besides, or the framework refuses the layer.
         opened: Paths of fused modules that were opened.
         spared: For a tensor's name, the dims along which masking leaves it as it is, because its norm divides something.
     """
@@ -47,6 +48,7 @@ class Run:
     contractions: list[tuple[int, Dims, str]] = field(default_factory=list)
     uses: list[SizeUse] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
+    limits: list[Comparison] = field(default_factory=list)
     opened: tuple[str, ...] = ()
     spared: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -81,9 +83,7 @@ class _Classes:
                 self.unit_of[np.concatenate(self.groups)] = np.arange(sum(map(len, self.groups)))
             self._translated: dict[tuple[bool, int], Integers | None] = {}
             self.uses = [SizeUse(self._expression(u.expression), self._whole(u.dim), u.where) for u in self.run.uses]
-            self.comparisons = [
-                replace(c, left=self._expression(c.left), right=self._expression(c.right)) for c in self.run.comparisons
-            ]
+            self.comparisons = self._compared(self.run.comparisons)
             if not self._freeze_what_cannot_follow():
                 return
 
@@ -98,6 +98,7 @@ class _Classes:
             contractions=tuple(self._contraction(c) for c in self.run.contractions),
             uses=tuple(self.uses),
             comparisons=tuple(self.comparisons),
+            limits=tuple(self._compared(self.run.limits)),
             opened=self.run.opened,
             spared=self.run.spared,
         )
@@ -189,6 +190,9 @@ class _Classes:
     def _whole(self, dim: Integers) -> Integers:
         units = self._units(dim)
         return np.full((1, dim.shape[1]), CONSTANT) if units is None else units
+
+    def _compared(self, comparisons: Sequence[Comparison]) -> list[Comparison]:
+        return [replace(c, left=self._expression(c.left), right=self._expression(c.right)) for c in comparisons]
 
     def _expression(self, expression: Expression) -> Expression:
         match expression:

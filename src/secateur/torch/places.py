@@ -1,5 +1,6 @@
 """Where in the user's code something happens: the line and the module that are running."""
 
+import os
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -51,11 +52,11 @@ def line_of(error: BaseException) -> str:
 
 def short(file: str) -> str:
     """A path as a person would name it: relative to the working directory, or below site-packages."""
-    return _short(file, Path.cwd())
+    return _short(file, os.getcwd())  # noqa: PTH109 - asked a thousand times a trace; a string is cheap to compare
 
 
 @cache
-def _short(file: str, folder: Path) -> str:
+def _short(file: str, folder: str) -> str:
     for marker in ("site-packages/", "dist-packages/"):
         if marker in file:
             return file.split(marker, 1)[1]

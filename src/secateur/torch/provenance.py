@@ -42,18 +42,19 @@ class Frame:
 
     Attributes:
         name: The function.
-        sizes: The sizes that the caller handed over, in order; those that an operator has received are dropped.
+        sizes: The sizes that the caller handed over, in order, None for one that torch adds; those that an operator has received
+            are dropped.
     """
 
     name: str
-    sizes: list[int]
+    sizes: list[int | None]
 
     def take(self, value: int) -> Expression | None:
         """Where `value` came from: an expression, a plain number of the caller's, or None: torch computed it itself."""
         for i, size in enumerate(self.sizes):
-            if int.__eq__(size, value):
+            if size is None or int.__eq__(size, value):
                 del self.sizes[: i + 1]
-                return size.expression if isinstance(size, Size) else value
+                return size.expression if isinstance(size, Size) else size
         return None
 
 
@@ -109,7 +110,10 @@ class WatchSizes(TorchFunctionMode):
         """The sizes among the arguments; every other `Size` is used as a number."""
         where, keyword = TAKES_SIZES.get(name, (slice(0, 0), ""))
         chosen = args[where]
-        sizes = list(_numbers((*chosen, kwargs[keyword]) if keyword in kwargs else chosen))
+        sizes: list[int | None] = list(_numbers((*chosen, kwargs[keyword]) if keyword in kwargs else chosen))
+        if name == "unflatten":
+            dim = kwargs["dim"] if "dim" in kwargs else args[1]
+            sizes = [*[None] * (dim % args[0].ndim), *sizes]
         others = [*args[: where.start], *args[where.stop :]] if where.stop is not None else args[: where.start]
         named = [value for key, value in kwargs.items() if key != keyword]
         for number in _numbers((*others, *named)):

@@ -73,6 +73,11 @@ class Recorder:
         assert len(dims) == tensor.ndim, f"{len(dims)} dims for a tensor of {tensor.ndim}"
         self._known[id(tensor)] = (tensor, dims, zero)
 
+    def forget_tensors(self) -> None:
+        """Let go of all tensors: what they stood for is written down."""
+        self._known.clear()
+        self._order.clear()
+
     def dims(self, tensor: Tensor) -> Dims:
         """What each dim of `tensor` stands for."""
         known = self._known.get(id(tensor))
