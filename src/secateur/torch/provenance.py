@@ -33,6 +33,9 @@ TAKES_SIZES: Mapping[str, tuple[slice, str]] = {
 All others compute their sizes from the tensors; a `Size` that is handed to them is used as a number.
 """
 
+_INFERS = frozenset({"view", "reshape", "unflatten", "expand", "broadcast_to"})
+"""Functions that work out for themselves what -1 stands for."""
+
 _SHAPE: Any = Tensor.shape.__get__  # type: ignore[attr-defined]
 
 
@@ -111,6 +114,8 @@ class WatchSizes(TorchFunctionMode):
         where, keyword = TAKES_SIZES.get(name, (slice(0, 0), ""))
         chosen = args[where]
         sizes: list[int | None] = list(_numbers((*chosen, kwargs[keyword]) if keyword in kwargs else chosen))
+        if name in _INFERS:
+            sizes = [None if size is not None and int.__eq__(size, -1) else size for size in sizes]
         if name == "unflatten":
             dim = kwargs["dim"] if "dim" in kwargs else args[1]
             sizes = [*[None] * (dim % args[0].ndim), *sizes]

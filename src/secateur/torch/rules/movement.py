@@ -63,10 +63,7 @@ def view(recorder: Recorder, out: Tensor, input: Tensor, size: list[int] | None 
     reason = recorder.reason("split or merged unevenly by a view")
     dims = recorder.labels.reshape(recorder.dims(input), tuple(input.shape), tuple(out.shape), reason)
     for given, n, dim in zip(size, out.shape, dims, strict=True):
-        if n != 1:
-            recorder.size(given, dim if given != -1 else ONE)
-        elif given == 1:
-            recorder.size(given, ONE)
+        recorder.size(given, ONE if n == 1 or given == -1 else dim)
     return dims
 
 
