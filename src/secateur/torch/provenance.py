@@ -26,6 +26,7 @@ TAKES_SIZES: Mapping[str, tuple[slice, str]] = {
     "new_full": (slice(1, 2), "size"),
     "narrow": (slice(2, 4), "length"),
     "unflatten": (slice(2, 3), "sizes"),
+    "repeat_interleave": (slice(1, 2), "repeats"),
     "group_norm": (slice(1, 2), "num_groups"),
 }
 """Functions to which the caller hands sizes: the positional arguments that hold them, or their keyword.
@@ -116,9 +117,7 @@ class WatchSizes(TorchFunctionMode):
         sizes: list[int | None] = list(_numbers((*chosen, kwargs[keyword]) if keyword in kwargs else chosen))
         if name in _INFERS:
             sizes = [None if size is not None and int.__eq__(size, -1) else size for size in sizes]
-        if name == "unflatten":
-            dim = kwargs["dim"] if "dim" in kwargs else args[1]
-            sizes = [*[None] * (dim % args[0].ndim), *sizes]
+        sizes = [*[None] * _sizes_before(name, args, kwargs), *sizes]
         others = [*args[: where.start], *args[where.stop :]] if where.stop is not None else args[: where.start]
         named = [value for key, value in kwargs.items() if key != keyword]
         for number in _numbers((*others, *named)):
@@ -138,6 +137,15 @@ class WatchSizes(TorchFunctionMode):
 
     def _size(self, value: int, dim: object) -> int:
         return Size(value, Width(dim), self.tracker) if isinstance(dim, np.ndarray) else value
+
+
+def _sizes_before(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """How many sizes torch puts before those of the caller, in what it hands to its operators."""
+    position = {"unflatten": 1, "repeat_interleave": 2}.get(name)
+    if position is None:
+        return 0
+    dim = kwargs.get("dim", args[position] if len(args) > position else None)
+    return 2 if dim is None else int(dim) % args[0].ndim + (name == "repeat_interleave")
 
 
 def plain(value: int) -> int:
