@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.errors import DataError
+from secateur.errors import DataError, RecoveryError
 from secateur.train.distill import logits_of
-from secateur.train.recover import Distill, RecoveryError
+from secateur.train.recover import Distill
 
 
 def logits(*shape: int, seed: int) -> Tensor:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from secateur.errors import DataError, ModelError
+from secateur.errors import DataError, ModelError, RecoveryError
 from secateur.torch import compact, trace
-from secateur.train.recover import Distill, FineTune, RecoveryError, Step, constant, cosine
+from secateur.train.recover import Distill, FineTune, Step, constant, cosine
 
 Batch = tuple[Tensor, Tensor]
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from secateur.errors import RecoveryError
 from secateur.torch import compact, plan_of, trace
-from secateur.train.recover import FineTune, RecoveryError, as_recovery
+from secateur.train.recover import FineTune, as_recovery
 
 
 def model_of(width: int = 8) -> nn.Sequential:

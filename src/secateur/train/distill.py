@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secateur.errors import DataError
-from secateur.train.protocol import RecoveryError
+from secateur.errors import DataError, RecoveryError
 
 
 @dataclass(frozen=True, slots=True)

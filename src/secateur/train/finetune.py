@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.errors import DataError, SecateurError
+from secateur.errors import DataError, RecoveryError, SecateurError
 from secateur.torch.batches import Batches, Loss
 from secateur.train.best import Best
 from secateur.train.check import check_data, check_model, check_teacher, not_finite
 from secateur.train.distill import Distill
 from secateur.train.feed import batches, step_count
 from secateur.train.objective import Objective
-from secateur.train.protocol import Progress, RecoveryError, Step
+from secateur.train.protocol import Progress, Step
 from secateur.train.restore import evaluating, seeded, training
 from secateur.train.schedule import Schedule, cosine
 from secateur.train.update import OptimizerFactory, Updater

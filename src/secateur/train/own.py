@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import nn
 
+from secateur.errors import RecoveryError
 from secateur.torch.apply import plan_of, state_of
 from secateur.torch.batches import Batches
 from secateur.train.check import not_finite
 from secateur.train.finetune import FineTune
-from secateur.train.protocol import Progress, Recovery, RecoveryError
+from secateur.train.protocol import Progress, Recovery
 
 OwnTraining = Callable[[nn.Module, Any], nn.Module | None]
 """`(model, data) -> model`, or None if it was trained in place."""

@@ -129,8 +129,8 @@ class Written:
         if channels is None:
             return self
         index = torch.tensor(channels, device=self.mean.device)
-        parts = (self.mean, self.variance, self.running_mean, self.running_variance)
-        return Written(*(part[index] for part in parts), self.eps)
+        read = self.mean[index], self.variance[index]
+        return Written(*read, self.running_mean[index], self.running_variance[index], self.eps)
 
     def statistics(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """The running statistics that give data of another mean and variance the mean and variance written here.
