@@ -392,6 +392,29 @@ def test_in_sequence_batch_norms_write_the_mean_and_variance_that_the_dense_ones
     assert not torch.allclose(norm_output(small, torch.cat(data)).var((0, 2, 3)), kept.var((0, 2, 3)), rtol=0.1)
 
 
+def test_a_batch_norm_that_runs_twice_is_left_alone_in_sequence() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.head = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+            self.norm = nn.BatchNorm1d(6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.tanh(self.norm(self.one(x)))
+            out: Tensor = self.head(torch.tanh(self.norm(self.two(x))))
+            return out
+
+    torch.manual_seed(0)
+    model, x = Twice().double().eval(), torch.randn(60, 3, dtype=torch.float64)
+    network = sc.trace(model, x)
+    make_alike(network, "one", 0, 1)
+    network, plan, small = pruned(model, [x], {"one": [0, 2, 3, 4, 5]})
+    mended = compensate(network, small, plan, [x], [EXACT])
+    assert all(torch.equal(a, b) for a, b in zip(mended.buffers(), small.buffers(), strict=True))
+    assert error(model, small, [x]) > 1e-6
+    assert error(model, mended, [x]) < 1e-24
+
+
 def norm_output(model: nn.Module, x: Tensor) -> Tensor:
     found = []
     handle = model.get_submodule("norm").register_forward_hook(lambda module, args, output: found.append(output))

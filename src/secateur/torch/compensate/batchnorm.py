@@ -66,12 +66,14 @@ def measured(model: nn.Module, goals: Mapping[str, "Written"] | None = None) -> 
     Args:
         model: Whose batch norms.
         goals: By the path of a batch norm what it wrote when the model was dense: it then gets the statistics with which it
-            writes the same mean and variance, on the data that both were shown.
+            writes the same mean and variance, on the data that both were shown. Others stay as they are. None = all batch norms
+            shall write mean 0 and variance 1.
     """
     norms = {path: norm for path, norm in model.named_modules() if _has_statistics(norm)}
+    wanted: Mapping[str, Written | _Standard] = dict.fromkeys(norms, _Standard()) if goals is None else goals
+    norms = {path: norm for path, norm in norms.items() if path in wanted}
     found = {path: _Statistics() for path in norms}
     before = {path: (_mean(norm).clone(), _variance(norm).clone()) for path, norm in norms.items()}
-    wanted = {path: (goals or {}).get(path, _Standard()) for path in norms}
     handles = [
         norm.register_forward_pre_hook(_normalise_anew(found[path], wanted[path]), with_kwargs=True)
         for path, norm in norms.items()
@@ -90,7 +92,10 @@ def measured(model: nn.Module, goals: Mapping[str, "Written"] | None = None) -> 
 
 @contextmanager
 def observed(model: nn.Module) -> Iterator[dict[str, "Written"]]:
-    """After it, the mapping says what each batch norm of a model in eval mode has read, and made of it, by its path."""
+    """After it, the mapping says what each batch norm of a model in eval mode has read, and made of it, by its path.
+
+    Batch norms that ran several times are left out: what each run wrote is not known apart.
+    """
     norms = {path: norm for path, norm in model.named_modules() if _has_statistics(norm)}
     found = {path: _Statistics() for path in norms}
     written: dict[str, Written] = {}
@@ -101,7 +106,7 @@ def observed(model: nn.Module) -> Iterator[dict[str, "Written"]]:
         for handle in handles:
             handle.remove()
     for path, norm in norms.items():
-        if found[path].count > 1:
+        if found[path].runs == 1 and found[path].count > 1:
             running = (_mean(norm).to(torch.float64), _variance(norm).to(torch.float64))
             written[path] = Written(*found[path].result(), *running, float(getattr(norm, "eps", 0.0)))
 
@@ -154,12 +159,14 @@ class _Standard:
 class _Statistics:
     """Sums over everything that a batch norm has read, `[channels]` float64."""
 
+    runs: int = 0
     count: int = 0
     total: Tensor | float = 0.0
     squares: Tensor | float = 0.0
 
     def add(self, count: int, mean: Tensor, variance: Tensor) -> None:
         """Count in so many values a channel, with their unbiased variance."""
+        self.runs += 1
         self.count += count
         self.total = self.total + count * mean
         self.squares = self.squares + (count - 1) * variance + count * mean.square()
