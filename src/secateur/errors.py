@@ -8,6 +8,7 @@
     ├── PlanError               a plan that does not fit the network
     │   └── AttributeFollowError    an integer in the user's code that cannot follow a new size
     ├── VerificationError       a proof that failed
+    ├── RecoveryError           training that cannot start, diverged, or gave back something else
     ├── ArtefactError           a saved model that is damaged, foreign or from a newer format
     ├── JobError                a job file or command line that cannot be understood
     └── MissingExtraError       an optional dependency that is not installed
@@ -46,6 +47,10 @@ class AttributeFollowError(PlanError):
 
 class VerificationError(SecateurError):
     """A proof that failed: the pruned network is not what the plan says."""
+
+
+class RecoveryError(SecateurError):
+    """Training that cannot start, that diverged, or that gave back something else than the model."""
 
 
 class ArtefactError(SecateurError):

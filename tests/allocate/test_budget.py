@@ -67,3 +67,11 @@ def test_a_percentage_is_refused_with_what_to_write() -> None:
 
 def test_a_budget_prints_only_what_it_limits() -> None:
     assert str(Budget(macs=0.5, bytes=0.25)) == "Budget(macs=0.5, bytes=0.25)"
+
+
+def test_an_absolute_limit_is_a_fraction_of_the_dense_cost() -> None:
+    with pytest.raises(
+        BudgetError, match=r"for a limit of 5000 give Fraction\(5000, the same cost of network.cost\(\)\)"
+    ):
+        Budget(params=5000)
+    assert Budget(params=Fraction(5000, 7003)).limits(Cost(7003, 1, 1)).parameters == 5000

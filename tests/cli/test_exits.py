@@ -7,7 +7,6 @@ import typer
 
 from secateur import errors
 from secateur.cli.exits import exit_code, reported, table_of_codes
-from secateur.train.recover import RecoveryError
 
 
 @pytest.mark.parametrize(
@@ -23,7 +22,7 @@ from secateur.train.recover import RecoveryError
         (errors.VerificationError, 5),
         (errors.DataError, 6),
         (errors.ArtefactError, 7),
-        (RecoveryError, 8),
+        (errors.RecoveryError, 8),
         (KeyError, 1),
     ],
 )

@@ -18,6 +18,7 @@ from secateur.testing.zoo import ZOO, ZooEntry, in_float64
 from secateur.torch import TracedNetwork
 from secateur.torch.apply import state_of
 from secateur.torch.batches import loss_of
+from secateur.torch.capture import call
 from secateur.torch.scores import BatchNormScale, Energy, Fisher, Magnitude, Random, Score, Taylor
 from secateur.torch.verify import permute
 
@@ -185,6 +186,55 @@ def test_a_larger_microbatch_squares_the_mean_of_its_gradients(net: Net, batches
         np.testing.assert_allclose(fisher[axis.name], taylor[axis.name] ** 2, rtol=1e-12)
 
 
+def test_fisher_and_taylor_are_sums_over_samples_one_by_one(net: Net, batches: list[Batch]) -> None:
+    """The gradient of each sample alone, by a loop over them; the entries of each unit, by a loop over its slots."""
+    network = traced(net, batches)
+    fisher, taylor = Fisher()(network, batches), Taylor(microbatch=5)(network, batches)
+    parameters = dict(net.named_parameters())
+    slopes: dict[str, list[list[float]]] = {axis.name: [[] for _ in range(axis.size)] for axis in network.axes}
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    for image, label in zip(images, labels, strict=True):
+        loss = -torch.log_softmax(net(image[None]), dim=1)[0, label]
+        gradients = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+        for axis in network.axes:
+            for unit in range(axis.size):
+                gone = slots_of(network, axis.name, unit)
+                slope = sum((parameters[n].detach() * gradients[n])[gone[n]].sum() for n in parameters)
+                slopes[axis.name][unit].append(float(slope))
+    for axis in network.axes:
+        each = np.array(slopes[axis.name])
+        assert each.shape == (axis.size, 12)
+        np.testing.assert_allclose(fisher[axis.name], (each**2).mean(1), rtol=1e-10)
+        np.testing.assert_allclose(taylor[axis.name], np.abs(each.mean(1)), rtol=1e-10, atol=1e-16)
+
+
+@pytest.mark.parametrize("entry", [entry for entry in ZOO if entry.numeric], ids=lambda entry: entry.name)
+def test_every_entry_that_goes_with_a_unit_counts_once_on_every_model(entry: ZooEntry) -> None:
+    """Magnitude and Taylor over the slots of each unit, entry by entry, whatever splits, merges and ties there are."""
+    model, inputs = entry.build().double().eval(), in_float64(entry.inputs())
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    network = sc.trace(model, inputs)
+    if not network.axes:
+        return
+    magnitude, taylor = Magnitude()(network), Taylor(microbatch=999, loss=power)(network, [(inputs, torch.zeros(1))])
+    state = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+    torch.manual_seed(0)
+    loss = power(call(model, inputs), None)
+    gradients = torch.autograd.grad(loss, list(state.values()), allow_unused=True)
+    slopes = {
+        name: torch.zeros_like(p) if g is None else (p * g).detach()
+        for (name, p), g in zip(state.items(), gradients, strict=True)
+    }
+    for axis in network.axes:
+        for unit in {0, axis.size - 1}:
+            gone = slots_of(network, axis.name, unit)
+            weights = torch.cat([p.detach()[gone[name]] for name, p in state.items()])
+            assert magnitude[axis.name][unit] == pytest.approx(weights.norm().item(), rel=1e-10)
+            slope = sum(float(slopes[name][gone[name]].sum()) for name in state)
+            assert taylor[axis.name][unit] == pytest.approx(abs(slope), rel=1e-7, abs=1e-12)
+
+
 def test_energy_is_the_exact_error_of_zeroing_a_unit(net: Net, batches: list[Batch]) -> None:
     network = traced(net, batches)
     data = [x for x, _ in batches]
@@ -255,6 +305,26 @@ def test_batch_norm_scale_is_the_size_of_gamma(net: Net, batches: list[Batch]) -
     np.testing.assert_array_equal(scores["fc"], Magnitude()(network)["fc"])
 
 
+def test_where_several_batch_norms_scale_a_unit_their_mean_counts() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.mix, self.head = nn.Conv2d(1, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+            self.one, self.two, self.plain = nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.BatchNorm2d(4, affine=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.one(self.stem(x))
+            out: Tensor = self.head(self.plain(x + self.two(self.mix(x))))
+            return out
+
+    model = Residual().eval()
+    with torch.no_grad():
+        model.one.weight.copy_(torch.tensor([1.0, -2.0, 3.0, 0.0]))
+        model.two.weight.copy_(torch.tensor([0.5, 4.0, -1.0, 0.0]))
+    (scores,) = BatchNormScale()(sc.trace(model, torch.zeros(1, 1, 2, 2))).values()
+    assert scores.tolist() == [0.75, 3.0, 2.0, 0.0]
+
+
 def test_batch_norm_scale_names_the_axes_without_one(net: Net, batches: list[Batch]) -> None:
     with pytest.raises(ModelError, match="no batch norm scales the units of 'fc'; give BatchNormScale"):
         BatchNormScale()(traced(net, batches))
@@ -263,6 +333,7 @@ def test_batch_norm_scale_names_the_axes_without_one(net: Net, batches: list[Bat
 def test_random_scores_depend_on_the_seed_alone(net: Net, batches: list[Batch]) -> None:
     network = traced(net, batches)
     assert equal(Random(3)(network), Random(3)(network))
+    assert equal(Random(3)(network), Random(3)(network, batches))
     assert not equal(Random(3)(network), Random(4)(network))
 
 
@@ -462,9 +533,15 @@ def test_counts_must_be_positive(make: Any) -> None:
         make()
 
 
-def test_the_order_of_a_norm_must_be_positive() -> None:
-    with pytest.raises(ModelError, match="positive"):
-        Magnitude(0)
+@pytest.mark.parametrize("p", [0, -1, float("inf"), float("nan")])
+def test_the_order_of_a_norm_must_be_positive_and_finite(p: float) -> None:
+    with pytest.raises(ModelError, match="positive and finite"):
+        Magnitude(p)
+
+
+def test_a_seed_must_not_be_negative() -> None:
+    with pytest.raises(DataError, match=r"Random\(seed=-1\): seed is at least 0"):
+        Random(-1)
 
 
 def test_meta_models_are_refused(net: Net) -> None:

@@ -1,15 +1,13 @@
 """The distance between a model's answers and its teacher's."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
-from secateur.errors import DataError
-from secateur.train.distill import logits_of
-from secateur.train.recover import Distill, RecoveryError
+from secateur.errors import DataError, RecoveryError
+from secateur.train.recover import Distill
 
 
 def logits(*shape: int, seed: int) -> Tensor:
@@ -93,26 +91,3 @@ def test_a_teacher_of_other_classes_is_refused() -> None:
 def test_a_value_out_of_range_is_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(RecoveryError, match=message):
         Distill(**values)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda x: x,
-        lambda x: (x, "more"),
-        lambda x: [x],
-        lambda x: {"logits": x, "loss": None},
-        lambda x: SimpleNamespace(logits=x),
-    ],
-    ids=["tensor", "tuple", "list", "mapping", "object"],
-)
-def test_logits_are_found_in_what_models_return(wrap) -> None:  # type: ignore[no-untyped-def]
-    tensor = torch.ones(2, 3)
-
-    assert logits_of(wrap(tensor)) is tensor
-
-
-@pytest.mark.parametrize("output", [None, (), {"scores": torch.ones(1)}, ("text",)])
-def test_an_output_without_logits_is_refused(output: object) -> None:
-    with pytest.raises(DataError, match="no logits in the model's output of type"):
-        logits_of(output)

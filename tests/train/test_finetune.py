@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from secateur.errors import DataError, ModelError
-from secateur.torch import compact, trace
-from secateur.train.recover import Distill, FineTune, RecoveryError, Step, constant, cosine
+from secateur.errors import DataError, ModelError, RecoveryError
+from secateur.torch import compact, mask, trace, unmask
+from secateur.train.recover import Distill, FineTune, Step, constant, cosine
 
 Batch = tuple[Tensor, Tensor]
 
@@ -263,6 +263,57 @@ class TestWhatStays:
         assert teacher.training
         assert all(p.grad is None for p in model.parameters())
         assert torch.equal(torch.rand(()), expected)
+
+
+class TestMask:
+    def test_a_masked_model_learns_what_the_compact_one_does(self) -> None:
+        """With a sigmoid, what is read of a masked unit is one half: without a gradient that is held, it would come back."""
+        data = batches_of()
+        dense = nn.Sequential(
+            nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.Sigmoid(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 3)
+        )
+        dense = dense.double().eval()
+        plan = trace(dense, data[0][0]).plan({"0": [0, 2, 3, 7], "3": [1, 5]})
+        for optimizer in (None, torch.optim.AdamW):
+            recipe = FineTune(epochs=3, learning_rate=0.05, optimizer=optimizer, max_grad_norm=0.1)
+            masked, small = recipe(mask(dense, plan), data), recipe(compact(dense, plan), data)
+
+            goal = compact(masked, plan)
+            for name, parameter in small.named_parameters():
+                # Sums over more terms, all but the kept ones zero, may round in another order.
+                torch.testing.assert_close(goal.get_parameter(name), parameter, rtol=1e-9, atol=1e-12)
+                assert not torch.equal(parameter, compact(dense, plan).get_parameter(name))
+            gone = masked[3].weight[:, [1, 4, 5, 6]]  # type: ignore[union-attr,index]
+            assert not gone.any()
+
+    def test_zeros_stay_under_an_optimiser_that_adds_noise(self) -> None:
+        class Noisy(torch.optim.SGD):
+            def step(self, closure: Any = None) -> None:  # type: ignore[override]
+                for group in self.param_groups:
+                    for parameter in group["params"]:
+                        parameter.data += 0.1
+
+        dense = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+        plan = trace(dense, batches_of()[0][0]).plan({"0": [0, 2]})
+        masked = FineTune(optimizer=Noisy, learning_rate=0.1)(mask(dense, plan), batches_of())
+
+        assert not masked[0].weight[[1, 3, 4, 5, 6, 7]].any()  # type: ignore[union-attr,index]
+        assert masked[0].weight[[0, 2]].all()  # type: ignore[union-attr,index]
+        restored = unmask(masked)
+        assert torch.equal(restored[0].weight[1], dense[0].weight[1])  # type: ignore[union-attr,index]
+
+
+class TestSchedule:
+    @pytest.mark.parametrize("factor", [float("nan"), float("inf"), -0.1, "1", None])
+    def test_a_factor_that_is_no_rate_is_refused_with_its_step(self, factor: Any) -> None:
+        model = model_of()
+        before = state(model)
+        with pytest.raises(RecoveryError, match=rf"gave {factor!r} in step 0 of 6, counted from 0; .* of 0 or more"):
+            FineTune(schedule=lambda step, steps: factor)(model, batches_of())
+        assert same(state(model), before)
+
+    def test_data_with_more_batches_than_it_says_end_on_the_lowest_rate(self) -> None:
+        assert cosine(5, 4) == cosine(4, 4) == cosine(3, 4) > 0
 
 
 class TestTeacher:

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+import secateur as sc
+from secateur.errors import RecoveryError
 from secateur.torch import compact, plan_of, trace
-from secateur.train.recover import FineTune, RecoveryError, as_recovery
+from secateur.train.recover import FineTune, as_recovery
 
 
 def model_of(width: int = 8) -> nn.Sequential:
@@ -89,9 +91,16 @@ class Wrapper(nn.Module):
         (lambda model, data: (model, []), "returned a tuple"),
         (lambda model, data: model.state_dict(), "returned a OrderedDict"),
         (lambda model, data: Wrapper(model), "returned a Wrapper for a Sequential; .* without a wrapper around it"),
-        (lambda model, data: model_of(9), r"another architecture: '0.weight' was \[8, 4\] and is \[9, 4\]"),
-        (narrow, r"function narrow returned another architecture: '0.weight' was \[8, 4\] and is \[5, 4\]"),
+        (
+            lambda model, data: model_of(9),
+            r"another architecture: '0.weight' was \[8, 4\] float32 and is \[9, 4\] float32",
+        ),
+        (narrow, r"narrow returned another architecture: '0.weight' was \[8, 4\] float32 and is \[5, 4\]"),
         (grow, r"'3.weight' was not there and is \[2, 2\]"),
+        (
+            lambda model, data: model.half(),
+            r"'0.weight' was \[8, 4\] float32 and is \[8, 4\] float16; train the model that",
+        ),
         (explode, "left NaN or infinite values in '2.weight'; lower its learning rate"),
     ],
 )
@@ -128,3 +137,28 @@ def test_an_error_of_the_function_passes_unchanged() -> None:
 
     with pytest.raises(KeyError, match="learning rate"):
         as_recovery(fail)(model_of(), DATA)
+
+
+def test_the_function_gets_the_compact_model_and_the_data_as_they_were_given() -> None:
+    dense, data = model_of().train(), [(torch.ones(3, 4), torch.tensor([0, 1, 0]))] * 2
+    dense[1].eval()
+    seen: list[Any] = []
+
+    def own(model: nn.Module, batches: Any) -> nn.Module:
+        seen.append((copy.deepcopy(model), batches, torch.is_grad_enabled(), [m.training for m in model.modules()]))
+        nudge(model, [inputs for inputs, _ in batches])
+        return model
+
+    with torch.no_grad():
+        result = sc.prune(dense, torch.ones(1, 4), budget=sc.Budget(macs=0.5), data=data, recover=own, measure=False)
+
+    ((model, batches, gradients, modes),) = seen
+    assert batches is data
+    assert gradients
+    assert type(model) is nn.Sequential
+    assert model[0].weight.shape == (4, 4)  # half of the units
+    assert plan_of(model) == result.plan
+    assert modes == [module.training for module in dense.modules()]
+    nudge(model, [inputs for inputs, _ in data])
+    assert torch.equal(result.model.get_parameter("0.weight"), model[0].weight)
+    assert not hasattr(result.model, "grad")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.train.recover import FineTune, RecoveryError, constant
+from secateur.errors import RecoveryError
+from secateur.train.recover import FineTune, constant
 from secateur.train.update import Updater
 
 

@@ -85,7 +85,8 @@ def exact_share(name: str, share: object, *, zero: bool = False) -> Fraction:
         raise BudgetError(wanted)
     exact = Fraction(str(share))
     if not 0 <= exact <= 1 or (exact == 0 and not zero):
-        raise BudgetError(f"{wanted}{'; for 50 % write 0.5' if 1 < exact <= 100 else ''}")
+        absolute = f"; for a limit of {share} give Fraction({share}, the same cost of network.cost())"
+        raise BudgetError(f"{wanted}{'' if exact <= 1 else '; for 50 % write 0.5' if exact <= 100 else absolute}")
     return exact
 
 

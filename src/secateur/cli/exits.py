@@ -20,10 +20,10 @@ from secateur.errors import (
     MissingExtraError,
     ModelError,
     PlanError,
+    RecoveryError,
     SecateurError,
     VerificationError,
 )
-from secateur.train.recover import RecoveryError
 
 UNEXPECTED, INTERRUPTED = 1, 130
 

@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.errors import DataError
-from secateur.torch.batches import split_batch
+from secateur.torch.batches import logits_of, split_batch
 from secateur.torch.capture import call
-from secateur.train.distill import logits_of
 
 LEFT_OUT = -100
 """Targets of this value count for nothing, as in torch's cross-entropy."""

@@ -2,6 +2,8 @@
 
 A batch is `(inputs, targets)`; or a mapping of keyword arguments, for models that return an object with a `loss`; or bare inputs,
 where no loss is needed. Inputs have any form that `trace` takes; the first dim of every tensor counts samples.
+
+Batches are gone through several times, so they come as a list, a data loader, or another object that starts anew each time.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -57,19 +59,22 @@ def split_batch(batch: Any) -> tuple[Inputs, Any]:
     return inputs, targets
 
 
-def take(batches: Batches, samples: int, at_most: int | None = None) -> Iterator[tuple[Inputs, Any]]:
+def take(
+    batches: Batches, samples: int, at_most: int | None = None, labelled: bool = False
+) -> Iterator[tuple[Inputs, Any]]:
     """The first `samples` samples of some batches, in pieces of `at_most` samples.
 
     Args:
         batches: What to take from.
         samples: How many samples to take in all; fewer where there are no more.
         at_most: The most samples in a piece; None = a batch stays whole.
+        labelled: Whether targets matter, so that those of a batch that is cut must be cut as well.
 
     Yields:
         Inputs and targets (or None); none is empty.
 
     Raises:
-        DataError: There are no samples, or `batches` is no iterable of batches.
+        DataError: There are no samples, `batches` is no iterable of batches, or targets that matter cannot be cut.
 
     Example:
         >>> [len(x) for x, _ in take([torch.zeros(4, 2), torch.zeros(4, 2)], samples=6, at_most=3)]
@@ -82,6 +87,8 @@ def take(batches: Batches, samples: int, at_most: int | None = None) -> Iterator
         inputs, targets = split_batch(batch)
         size = min(batch_size(inputs), left)
         step = at_most or max(size, 1)
+        if labelled and targets is not None and min(step, size) < batch_size(inputs):
+            _check_targets(targets, batch_size(inputs), step)
         for start in range(0, size, step):
             yield part(inputs, targets, start, min(start + step, size))
         left -= size
@@ -90,6 +97,24 @@ def take(batches: Batches, samples: int, at_most: int | None = None) -> Iterator
     if left == samples:
         raise DataError(
             "there is no data: the batches are empty or already used up; give a list or a data loader with samples"
+        )
+
+
+def check_repeatable(batches: Batches, times: int, what: str) -> None:
+    """Refuse an iterator where batches are gone through several times: each pass would see other samples, the last none.
+
+    Args:
+        batches: What will be gone through.
+        times: How often.
+        what: By what, in the plural.
+
+    Raises:
+        DataError: It is an iterator, and `times` is above 1.
+    """
+    if times > 1 and isinstance(batches, Iterator):
+        raise DataError(
+            f"the batches are a one-time {type(batches).__name__}, and {times} {what} go through the batches anew; give a list "
+            "or a data loader"
         )
 
 
@@ -106,10 +131,23 @@ def part(inputs: Inputs, targets: Any, start: int, stop: int) -> tuple[Inputs, A
         return inputs, targets
 
     def narrowed(tensor: Tensor) -> Tensor:
-        return tensor[start:stop] if tensor.ndim and tensor.shape[0] == size else tensor
+        return tensor[start:stop] if _counts(tensor, size) else tensor
 
     taken: tuple[Inputs, Any] = pytree.tree_map_only(Tensor, narrowed, (inputs, targets))
     return taken
+
+
+def _check_targets(targets: Any, size: int, step: int) -> None:
+    """Refuse targets that would go as they are with each part of a batch: a list of boxes, say."""
+    if not any(_counts(leaf, size) for leaf in pytree.tree_leaves(targets)):
+        raise DataError(
+            f"a batch of {size} samples has to be cut into parts of {step}, but its targets, a {type(targets).__name__}, hold no "
+            f"tensor with {size} along its first dim; give targets as tensors, or batches of {step} or fewer"
+        )
+
+
+def _counts(leaf: Any, size: int) -> bool:
+    return isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == size
 
 
 def run(model: nn.Module, inputs: Inputs) -> Any:
@@ -118,6 +156,7 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
     Raises:
         DataError: The inputs do not fit the model.
         ModelError: The model is on the meta device.
+        RuntimeError: There is not enough memory; as torch raised it.
     """
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     if device.type == "meta":
@@ -125,11 +164,19 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
     try:
         return call(model, pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), inputs))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
         shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
         raise DataError(
             f"{type(model).__name__} cannot run on a batch with inputs of shape {', '.join(map(str, shapes))}: "
             f"{type(error).__name__}: {error} ({line_of(error)}); give batches of what the model was traced with"
         ) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is short, which smaller batches mend and other data do not."""
+    # On the CPU torch raises a bare RuntimeError, so that the name of its allocator is all there is to tell it by.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def loss_of(model: nn.Module, inputs: Inputs, targets: Any, loss: Loss | None = None) -> Tensor:
@@ -165,23 +212,29 @@ def cross_entropy(output: Any, targets: Any) -> Tensor:
     """The mean cross-entropy, with the targets checked first.
 
     Args:
-        output: Logits `[batch, classes, ...]`, or an object that holds them as `logits`.
+        output: Logits `[batch, classes, ...]`, in any form that `logits_of` knows.
         targets: Labels `[batch, ...]` of an integer type (-100 = leave out), or probabilities shaped like the logits.
 
     Returns:
         A scalar.
 
     Raises:
-        DataError: The targets do not fit the logits.
+        DataError: There are no logits, they have fewer than two classes, or the targets do not fit them.
 
     Example:
         >>> round(cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3])).item(), 4)
         1.3863
     """
-    logits = getattr(output, "logits", output)
-    if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
+    logits = logits_of(output)
+    if not isinstance(targets, Tensor):
         raise DataError(
-            f"cross-entropy compares logits with targets; got {type(logits).__name__} and {type(targets).__name__}; pass loss="
+            f"cross-entropy compares logits with a tensor of targets; got a {type(targets).__name__}; pass loss="
+        )
+    if logits.ndim > 1 and logits.shape[1] < 2:
+        # It would be 0 whatever the model does: every unit worth nothing, and training without an effect.
+        raise DataError(
+            f"cross-entropy needs two classes or more, and the logits have the shape {list(logits.shape)}; pass loss=, for "
+            "example a mean squared error, or a binary cross-entropy"
         )
     if not targets.is_floating_point():
         _check_labels(logits, targets)
@@ -192,6 +245,38 @@ def cross_entropy(output: Any, targets: Any) -> Tensor:
         )
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     return F.cross_entropy(logits, targets.to(logits.dtype if targets.is_floating_point() else torch.int64))
+
+
+def logits_of(output: Any) -> Tensor:
+    """The logits in what a model returned.
+
+    Args:
+        output: A tensor, an object or mapping with `logits`, or a tuple or list that starts with a tensor.
+
+    Returns:
+        The logits.
+
+    Raises:
+        DataError: None of these.
+
+    Example:
+        >>> logits_of((torch.zeros(2, 3), "attentions")).shape
+        torch.Size([2, 3])
+    """
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        logits = output.get("logits")
+    else:
+        logits = getattr(output, "logits", None)
+    if logits is None and isinstance(output, (tuple, list)) and output:
+        logits = output[0]
+    if not isinstance(logits, Tensor):
+        raise DataError(
+            f"no logits in the model's output of type {type(output).__name__}; a tensor, an object with .logits or a tuple "
+            "that starts with a tensor has some; wrap the model, or pass a loss that takes its output as it is"
+        )
+    return logits
 
 
 def _check_labels(logits: Tensor, targets: Tensor) -> None:

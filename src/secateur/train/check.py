@@ -5,9 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import DataError, ModelError
+from secateur.errors import DataError, ModelError, RecoveryError
 from secateur.torch.batches import Batches
-from secateur.train.protocol import RecoveryError
 
 
 def check_data(data: Batches, epochs: int) -> None:

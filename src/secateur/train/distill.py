@@ -1,16 +1,13 @@
 """How far a model's answers are from its teacher's: knowledge distillation."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secateur.errors import DataError
-from secateur.train.protocol import RecoveryError
+from secateur.errors import DataError, RecoveryError
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,36 +87,3 @@ class Distill:
                 "name another with Distill(dim=...), or train without distillation"
             )
         return dim
-
-
-def logits_of(output: Any) -> Tensor:
-    """The logits in what a model returned.
-
-    Args:
-        output: A tensor, an object or mapping with `logits`, or a tuple or list that starts with a tensor.
-
-    Returns:
-        The logits.
-
-    Raises:
-        DataError: None of these.
-
-    Example:
-        >>> import torch
-        >>> logits_of((torch.zeros(2, 3), "attentions")).shape
-        torch.Size([2, 3])
-    """
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Mapping):
-        logits = output.get("logits")
-    else:
-        logits = getattr(output, "logits", None)
-    if logits is None and isinstance(output, (tuple, list)) and output:
-        logits = output[0]
-    if not isinstance(logits, Tensor):
-        raise DataError(
-            f"no logits in the model's output of type {type(output).__name__}; a tensor, an object with .logits or a tuple "
-            "that starts with a tensor has some; wrap the model, or pass a loss that takes its output as it is"
-        )
-    return logits

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.errors import DataError, SecateurError
+from secateur.errors import DataError, RecoveryError, SecateurError
 from secateur.torch.batches import Batches, Loss
 from secateur.train.best import Best
 from secateur.train.check import check_data, check_model, check_teacher, not_finite
 from secateur.train.distill import Distill
 from secateur.train.feed import batches, step_count
+from secateur.train.held import Held
 from secateur.train.objective import Objective
-from secateur.train.protocol import Progress, RecoveryError, Step
+from secateur.train.protocol import Progress, Step
 from secateur.train.restore import evaluating, seeded, training
 from secateur.train.schedule import Schedule, cosine
 from secateur.train.update import OptimizerFactory, Updater
@@ -27,6 +28,7 @@ class FineTune:
 
     The model is trained in place. What training needs to change on the way is put back: every module's mode, the global random
     numbers, the gradients. The same seed, data and model give the same weights on the same device, as far as its kernels do.
+    In a model that `secateur.mask` made, what is masked stays zero.
 
     Args:
         epochs: How often the data is gone through, at least 1.
@@ -36,7 +38,7 @@ class FineTune:
         loss: `(model's output, targets) -> scalar`; None = cross-entropy, or, for batches without targets, the `loss` in the
             model's output.
         distill: How to learn from the teacher; None = the teacher is not asked.
-        schedule: `(step from 0, number of steps) -> factor of the learning rate`.
+        schedule: `(step from 0, number of steps) -> factor of the learning rate`, at least 0.
         weight_decay: At least 0, and not for biases and other vectors; None = 5e-4, or what a given optimiser has itself.
         max_grad_norm: Longer gradients are scaled down to this norm, above 0; None = never.
         seed: For shuffling, augmentation and dropout, as far as they draw from the global random numbers.
@@ -113,18 +115,20 @@ class FineTune:
     def _train(self, model: nn.Module, data: Batches, objective: Objective, progress: Progress | None) -> None:
         steps = step_count(data, self.epochs, self.batch_limit)
         updater = Updater(model, self.optimizer, self.learning_rate, self.weight_decay)
-        best = Best(model)
+        best, held = Best(model), Held(model)
         batch: Any = None
         try:
             for step, (epoch, where, batch) in enumerate(batches(data, self.epochs, self.batch_limit)):
-                factor = self.schedule(step, steps)
+                factor = _factor(self.schedule, step, steps)
                 loss = objective(model, batch, where)
                 value = _finite(loss, f"the loss is {{}} at {where}")
                 torch.autograd.backward(loss)
+                held.drop_gradients()
                 norm = updater.gradient_norm()
                 _finite(norm, f"the norm of the gradients is {{}} at {where}, with a loss of {value:.4g}")
                 best.saw(value)
                 updater.update(factor, norm, self.max_grad_norm)
+                held.put_back()
                 if progress is not None:
                     progress(Step(epoch, step + 1, steps, value))
             if bad := not_finite(model):
@@ -141,6 +145,16 @@ class FineTune:
             f"training diverged: {what}; {state}. Lower the learning_rate, which is {rate:g}, "
             f"or the max_grad_norm, which is {self.max_grad_norm}"
         )
+
+
+def _factor(schedule: Schedule, step: int, steps: int | None) -> float:
+    factor: object = schedule(step, steps)
+    if not isinstance(factor, (int, float)) or not isfinite(factor) or factor < 0:
+        raise RecoveryError(
+            f"schedule={schedule!r} gave {factor!r} in step {step} of {steps}, counted from 0; a schedule gives the factor of "
+            "the learning rate, a finite number of 0 or more"
+        )
+    return float(factor)
 
 
 class _NotFiniteError(Exception):

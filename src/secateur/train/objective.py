@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.errors import DataError
-from secateur.torch.batches import Loss, cross_entropy, run, split_batch
+from secateur.torch.batches import Loss, cross_entropy, is_out_of_memory, logits_of, run, split_batch
 from secateur.torch.places import line_of
-from secateur.train.distill import Distill, logits_of
+from secateur.train.distill import Distill
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Objective:
         if self.loss is not None:
             return _scalar(_computed(self.loss, output, targets))
         if targets is not None:
-            return _of_classes(logits_of(output), targets)
+            return cross_entropy(output, targets)
         own = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", None)
         if own is None:
             raise DataError(
@@ -94,20 +94,12 @@ def to_device(value: Any, device: torch.device) -> Any:
     return pytree.tree_map_only(Tensor, lambda tensor: tensor.to(device), value)
 
 
-def _of_classes(logits: Tensor, targets: Any) -> Tensor:
-    """Cross-entropy, but not of a single class: that is 0 whatever the model does, and would train nothing."""
-    if logits.ndim > 1 and logits.shape[1] < 2:
-        raise DataError(
-            f"cross-entropy needs two classes or more, and the logits have the shape {list(logits.shape)}; pass loss=, for "
-            "example a mean squared error, or a binary cross-entropy"
-        )
-    return cross_entropy(logits, targets)
-
-
 def _computed(loss: Loss, output: Any, targets: Any) -> Any:
     try:
         return loss(output, targets)
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
         raise DataError(
             f"the loss cannot be computed: {type(error).__name__}: {error} ({line_of(error)}); the model returned "
             f"{_described(output)}, and the targets are {_described(targets)}"

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from secateur.errors import RecoveryError
 from secateur.torch.apply import plan_of, state_of
 from secateur.torch.batches import Batches
 from secateur.train.check import not_finite
 from secateur.train.finetune import FineTune
-from secateur.train.protocol import Progress, Recovery, RecoveryError
+from secateur.train.protocol import Progress, Recovery
 
 OwnTraining = Callable[[nn.Module, Any], nn.Module | None]
 """`(model, data) -> model`, or None if it was trained in place."""
@@ -21,11 +23,12 @@ def as_recovery(function: FineTune | OwnTraining) -> Recovery:
 
     Args:
         function: `FineTune(...)`, which is a recovery as it is, or a function `(model, data) -> model`; it may train the model
-            in place and return None. A function that wants a teacher or reports its progress has them itself.
+            in place and return None. It gets the pruned model, each module in the mode that the dense one's is in, and the data
+            as they were given. A function that wants a teacher or reports its progress has them itself.
 
     Returns:
         A recovery that raises `RecoveryError` if the function gives back something else than the trained model: another type,
-        class or architecture, or weights that are not finite. Modes are put back as they were, and gradients dropped.
+        class, architecture or dtype, or weights that are not finite. Modes are put back as they were, and gradients dropped.
 
     Raises:
         RecoveryError: It cannot be called, or is a class.
@@ -65,7 +68,8 @@ class _Own:
     ) -> nn.Module:
         before = _Architecture.of(model)
         modes = {name: module.training for name, module in model.named_modules()}
-        returned = self.function(model, data)
+        with torch.inference_mode(False), torch.enable_grad():
+            returned = self.function(model, data)
         trained = model if returned is None else returned
         if not isinstance(trained, nn.Module):
             raise RecoveryError(
@@ -89,12 +93,12 @@ class _Architecture:
     """What training may not change."""
 
     kind: type[nn.Module]
-    shapes: dict[str, tuple[int, ...]]
+    shapes: dict[str, str]
     plan: Any
 
     @classmethod
     def of(cls, model: nn.Module) -> "_Architecture":
-        return cls(type(model), {name: tuple(tensor.shape) for name, tensor in state_of(model).items()}, plan_of(model))
+        return cls(type(model), {name: _described(tensor) for name, tensor in state_of(model).items()}, plan_of(model))
 
     def check(self, model: nn.Module, who: str) -> None:
         after = _Architecture.of(model)
@@ -102,14 +106,12 @@ class _Architecture:
         if after.kind is not self.kind:
             raise RecoveryError(f"{who} returned a {after.kind.__name__} for a {self.kind.__name__}; {advice}")
         for name in (*self.shapes, *after.shapes):
-            old, new = self.shapes.get(name), after.shapes.get(name)
+            old, new = (each.shapes.get(name, "not there") for each in (self, after))
             if old != new:
-                raise RecoveryError(
-                    f"{who} returned another architecture: {name!r} was {_shape(old)} and is {_shape(new)}; {advice}"
-                )
+                raise RecoveryError(f"{who} returned another architecture: {name!r} was {old} and is {new}; {advice}")
         if after.plan != self.plan:
             raise RecoveryError(f"{who} returned a model that does not know the plan it was pruned by; {advice}")
 
 
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "not there" if shape is None else str(list(shape))
+def _described(tensor: Tensor) -> str:
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

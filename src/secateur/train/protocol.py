@@ -6,7 +6,6 @@ from typing import Protocol
 
 from torch import nn
 
-from secateur.errors import SecateurError
 from secateur.torch.batches import Batches
 
 
@@ -48,7 +47,3 @@ class Recovery(Protocol):
             The trained model, of the same architecture.
         """
         ...
-
-
-class RecoveryError(SecateurError):
-    """Training that cannot start, that diverged, or that gave back something else than the model."""

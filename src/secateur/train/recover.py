@@ -3,7 +3,7 @@
 from secateur.train.distill import Distill
 from secateur.train.finetune import FineTune
 from secateur.train.own import as_recovery
-from secateur.train.protocol import Progress, Recovery, RecoveryError, Step
+from secateur.train.protocol import Progress, Recovery, Step
 from secateur.train.schedule import Schedule, constant, cosine
 from secateur.train.update import OptimizerFactory
 
@@ -13,7 +13,6 @@ __all__ = [
     "OptimizerFactory",
     "Progress",
     "Recovery",
-    "RecoveryError",
     "Schedule",
     "Step",
     "as_recovery",

@@ -13,7 +13,7 @@ WARM_UP = 0.05
 
 
 def cosine(step: int, steps: int | None) -> float:
-    """Rise in a straight line over the first twentieth of the steps, then fall to almost 0 on half a cosine.
+    """Rise in a straight line over the first twentieth of the steps, then fall to almost 0 on half a cosine, and stay there.
 
     Args:
         step: The step, from 0.
@@ -38,7 +38,7 @@ def cosine(step: int, steps: int | None) -> float:
             "the data does not say how many batches it has, which a learning rate that falls to 0 has to know; give "
             "FineTune(batch_limit=...), data with a length such as a list or a DataLoader, or FineTune(schedule=constant)"
         )
-    rising = int(WARM_UP * steps)
+    rising, step = int(WARM_UP * steps), min(step, steps - 1)  # data may have more batches than it says
     if step < rising:
         return (step + 1) / (rising + 1)
     return 0.5 * (1 + cos(pi * (step - rising) / (steps - rising)))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from secateur.train.protocol import RecoveryError
+from secateur.errors import RecoveryError
 
 OptimizerFactory = Callable[..., torch.optim.Optimizer]
 """Makes an optimiser of parameters or parameter groups, and of `lr=` where a learning rate is chosen: any class of `torch.optim`

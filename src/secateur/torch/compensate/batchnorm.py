@@ -1,6 +1,6 @@
-"""Batch norms whose running statistics are measured anew."""
+"""Batch norms whose running statistics are measured anew, or moved so that they write what those of the dense model write."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -60,15 +60,24 @@ class ReestimateBatchNorm:
 
 
 @contextmanager
-def measured(model: nn.Module) -> Iterator[None]:
-    """Within, batch norms of a model in eval mode normalise each batch by its own statistics; after, they hold those of all."""
-    norms = {
-        module: _Statistics()
-        for module in model.modules()
-        if isinstance(module, BATCH_NORMS) and module.track_running_stats
-    }
-    before = {norm: (_mean(norm).clone(), _variance(norm).clone()) for norm in norms}
-    handles = [norm.register_forward_pre_hook(_hook(found), with_kwargs=True) for norm, found in norms.items()]
+def measured(model: nn.Module, goals: Mapping[str, "Written"] | None = None) -> Iterator[None]:
+    """Within, batch norms of a model in eval mode normalise each batch by its own statistics; after, they hold those of all.
+
+    Args:
+        model: Whose batch norms.
+        goals: By the path of a batch norm what it wrote when the model was dense: it then gets the statistics with which it
+            writes the same mean and variance, on the data that both were shown. Others stay as they are. None = all batch norms
+            shall write mean 0 and variance 1.
+    """
+    norms = {path: norm for path, norm in model.named_modules() if _has_statistics(norm)}
+    wanted: Mapping[str, Written | _Standard] = dict.fromkeys(norms, _Standard()) if goals is None else goals
+    norms = {path: norm for path, norm in norms.items() if path in wanted}
+    found = {path: _Statistics() for path in norms}
+    before = {path: (_mean(norm).clone(), _variance(norm).clone()) for path, norm in norms.items()}
+    handles = [
+        norm.register_forward_pre_hook(_normalise_anew(found[path], wanted[path]), with_kwargs=True)
+        for path, norm in norms.items()
+    ]
     finished = False
     try:
         yield
@@ -76,20 +85,88 @@ def measured(model: nn.Module) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-        for norm, found in norms.items():
-            _set(norm, *(found.result() if finished and found.count > 1 else before[norm]))
+        for path, norm in norms.items():
+            enough = finished and found[path].count > 1
+            _set(norm, *(wanted[path].statistics(*found[path].result()) if enough else before[path]))
+
+
+@contextmanager
+def observed(model: nn.Module) -> Iterator[dict[str, "Written"]]:
+    """After it, the mapping says what each batch norm of a model in eval mode has read, and made of it, by its path.
+
+    Batch norms that ran several times are left out: what each run wrote is not known apart.
+    """
+    norms = {path: norm for path, norm in model.named_modules() if _has_statistics(norm)}
+    found = {path: _Statistics() for path in norms}
+    written: dict[str, Written] = {}
+    handles = [norm.register_forward_pre_hook(_look(found[path]), with_kwargs=True) for path, norm in norms.items()]
+    try:
+        yield written
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path, norm in norms.items():
+        if found[path].runs == 1 and found[path].count > 1:
+            running = (_mean(norm).to(torch.float64), _variance(norm).to(torch.float64))
+            written[path] = Written(*found[path].result(), *running, float(getattr(norm, "eps", 0.0)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Written:
+    """What a batch norm read, and how it normalised that; `[channels]` float64.
+
+    Attributes:
+        mean: The mean of what it read.
+        variance: The variance of what it read.
+        running_mean: What it subtracted.
+        running_variance: What it divided by the root of.
+        eps: What it added to that before.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    running_mean: Tensor
+    running_variance: Tensor
+    eps: float
+
+    def of(self, channels: tuple[int, ...] | None) -> "Written":
+        """The same of some channels; None = all."""
+        if channels is None:
+            return self
+        index = torch.tensor(channels, device=self.mean.device)
+        read = self.mean[index], self.variance[index]
+        return Written(*read, self.running_mean[index], self.running_variance[index], self.eps)
+
+    def statistics(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        """The running statistics that give data of another mean and variance the mean and variance written here.
+
+        Where nothing changed, they are the running statistics as they were.
+        """
+        wide = self.running_variance + self.eps
+        share = torch.where(self.variance > 0, variance / self.variance, torch.ones_like(variance))
+        other = (wide * share - self.eps).clamp_min(0)
+        return mean - (self.mean - self.running_mean) * ((other + self.eps) / wide).sqrt(), other
+
+
+class _Standard:
+    """Mean 0 and variance 1, whatever the dense model wrote."""
+
+    def statistics(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+        return mean, variance
 
 
 @dataclass(slots=True)
 class _Statistics:
     """Sums over everything that a batch norm has read, `[channels]` float64."""
 
+    runs: int = 0
     count: int = 0
     total: Tensor | float = 0.0
     squares: Tensor | float = 0.0
 
     def add(self, count: int, mean: Tensor, variance: Tensor) -> None:
         """Count in so many values a channel, with their unbiased variance."""
+        self.runs += 1
         self.count += count
         self.total = self.total + count * mean
         self.squares = self.squares + (count - 1) * variance + count * mean.square()
@@ -100,20 +177,34 @@ class _Statistics:
         return mean, (self.squares - self.count * mean.square()).clamp_min(0) / (self.count - 1)
 
 
-def _hook(found: _Statistics) -> Callable[..., None]:
+def _normalise_anew(found: _Statistics, goal: "Written | _Standard") -> Callable[..., None]:
     def before_forward(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        x = (args[0] if args else kwargs["input"]).detach()
-        values = x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
-        count, dims = x.numel() // x.shape[1], (0, *range(2, x.ndim))
-        mean = values.mean(dims).to(torch.float64)
-        if count < 2:  # one value has no variance: it counts, but is normalised as it was
-            found.add(count, mean, torch.zeros_like(mean))
-            return
-        variance = values.var(dims).to(torch.float64)
+        count, mean, variance = _moments(args, kwargs)
         found.add(count, mean, variance)
-        _set(norm, mean, variance)
+        if count > 1:  # one value has no variance: it counts, but is normalised as it was
+            _set(norm, *goal.statistics(mean, variance))
 
     return before_forward
+
+
+def _look(found: _Statistics) -> Callable[..., None]:
+    def before_forward(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.add(*_moments(args, kwargs))
+
+    return before_forward
+
+
+def _moments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, Tensor, Tensor]:
+    """How many values a channel has, their mean, and their unbiased variance (0 of one value), `[channels]` float64."""
+    x = (args[0] if args else kwargs["input"]).detach()
+    values = x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
+    count, dims = x.numel() // x.shape[1], (0, *range(2, x.ndim))
+    mean = values.mean(dims).to(torch.float64)
+    return count, mean, values.var(dims).to(torch.float64) if count > 1 else torch.zeros_like(mean)
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    return isinstance(module, BATCH_NORMS) and module.running_mean is not None
 
 
 def _mean(norm: nn.Module) -> Tensor:

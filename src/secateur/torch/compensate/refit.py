@@ -16,7 +16,7 @@ from secateur.torch.apply import state_of
 from secateur.torch.batches import Batches, batch_size, part, run, take
 from secateur.torch.calibrate import Calibrate, evaluation_copy, undisturbed
 from secateur.torch.capture import Inputs, TracedNetwork
-from secateur.torch.compensate.batchnorm import measured
+from secateur.torch.compensate.batchnorm import measured, observed
 from secateur.torch.compensate.consumer import Consumer, survey
 from secateur.torch.least_squares import Fit, Gap, close, fold_mean, refit
 from secateur.torch.products import Product, WatchProducts
@@ -34,10 +34,12 @@ LIVE = 3
 class Refit:
     """New weights for every layer that lost inputs, so that it writes what it wrote before: least squares on data.
 
-    In sequence (the default), layer after layer is fitted on what the compact model gives it, errors of earlier layers and
-    re-estimated batch norms included, to what the dense model writes there. All samples then run through both models at once, so
-    that their activations are in memory together; `memory` bounds how many samples that are. Otherwise all layers are fitted on
-    the inputs of the dense model, batch by batch, which takes a Gram matrix for each layer but no more memory for more data.
+    In sequence (the default), layer after layer is fitted on what the compact model gives it, errors of earlier layers
+    included, to what the dense model writes there. Batch norms on the way get the running statistics with which they write the
+    mean and the variance that they write in the dense model, so that whatever lost nothing stays exactly as it was. All samples
+    then run through both models at once, so that their activations are in memory together; `memory` bounds how many samples that
+    are. Otherwise all layers are fitted on the inputs of the dense model, batch by batch, which takes a Gram matrix for each
+    layer but no more memory for more data, and batch norms stay as they are.
 
     Depth-wise convolutions have nothing to refit. Layers without a bias or a batch norm behind them get no constant. Layers whose
     weight serves in several places are left as they are, and logged.
@@ -83,7 +85,7 @@ class Refit:
         found = survey(network.model, plan, pieces[0])
         if self.in_sequence:
             inputs = joined(pieces, at_most=max(1, self.memory // (LIVE * max(found.bytes_per_sample, 1))))
-            left = _refit_in_sequence(network.model, small, found.consumers, inputs, self)
+            left = _refit_in_sequence(network.model, small, plan, found.consumers, inputs, self)
         else:
             left = found.consumers
         _refit_from_moments(network, small, left, pieces, self.ridge)
@@ -131,7 +133,7 @@ class FoldMean:
 
 
 def _refit_in_sequence(
-    model: nn.Module, small: nn.Module, consumers: Sequence[Consumer], inputs: Inputs, settings: Refit
+    model: nn.Module, small: nn.Module, plan: Plan, consumers: Sequence[Consumer], inputs: Inputs, settings: Refit
 ) -> list[Consumer]:
     """Run the dense model and keep what its layers write; run the compact one, and fit each layer when it is its turn.
 
@@ -140,24 +142,24 @@ def _refit_in_sequence(
         reads a row for each channel, and channels went).
     """
     by_dense, by_small = {c.dense: c for c in consumers}, {c.small: c for c in consumers}
-    goals: dict[Product, tuple[int, Tensor]] = {}
+    targets: dict[Product, tuple[int, Tensor]] = {}
     state = state_of(small)
 
     def remember(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
         y = run()
         consumer = by_dense.get(product)
         if consumer is not None:
-            goals[consumer.small] = (
+            targets[consumer.small] = (
                 x.numel() // x.shape[1],
                 consumer.rows(product.written(y, settings.rows(consumer)).mT),
             )
         return y
 
     def fit(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
-        consumer, (places, goal) = by_small.get(product), goals.get(product, (0, x))
+        consumer, (places, goal) = by_small.get(product), targets.get(product, (0, x))
         if consumer is None or places != x.numel() // x.shape[1]:
             return run()
-        del goals[product]
+        del targets[product]
         read = product.read(x, settings.rows(consumer))
         fits = [close(gap, settings.ridge) for gap in _gaps(consumer, read, goal, state)]
         _log(product, fits)
@@ -165,11 +167,14 @@ def _refit_in_sequence(
         return run()
 
     dense = evaluation_copy(model)
-    with undisturbed(), WatchProducts(dense, remember):
+    with observed(dense) as written, undisturbed(), WatchProducts(dense, remember):
         run(dense, inputs)
-    with measured(small), undisturbed(), WatchProducts(small, fit):
+    cuts = {cut.name: cut for cut in plan.tensors}
+    kept = {path: cuts[name].kept[0] for path in written if (name := f"{path}.running_mean") in cuts}
+    goals = {path: norm.of(kept.get(path)) for path, norm in written.items()}
+    with measured(small, goals), undisturbed(), WatchProducts(small, fit):
         run(small, inputs)
-    return [by_small[product] for product in goals]
+    return [by_small[product] for product in targets]
 
 
 def _gaps(consumer: Consumer, read: Tensor, goal: Tensor, state: Mapping[str, Tensor]) -> Iterator[Gap]:

@@ -8,7 +8,7 @@ from torch import nn
 from secateur.axes import Plan
 from secateur.errors import ModelError
 from secateur.torch.apply import state_of
-from secateur.torch.batches import Batches
+from secateur.torch.batches import Batches, check_repeatable
 from secateur.torch.capture import TracedNetwork
 from secateur.torch.replicate import replicate
 
@@ -42,7 +42,7 @@ def compensate(
         network: The dense network that the plan was made for; its model is not changed.
         small: What `compact(network.model, plan)` gave; not changed.
         plan: What stays.
-        batches: Data; see `secateur.torch.batches`. Each step goes through them anew.
+        batches: Data; see `secateur.torch.batches`. Each step goes through them anew, so that an iterator serves one step.
         steps: What to do, in this order: `Refit()` or `FoldMean()`, then `ReestimateBatchNorm()`.
 
     Returns:
@@ -50,7 +50,7 @@ def compensate(
 
     Raises:
         ModelError: The compact model is not what the plan makes of the network.
-        DataError: There are no data, or they do not fit the model.
+        DataError: There are no data, they do not fit the model, or there are more steps than they can be gone through.
 
     Example:
         >>> import torch
@@ -64,6 +64,8 @@ def compensate(
         True
     """
     _check(network, small, plan)
+    steps = list(steps)
+    check_repeatable(batches, len(steps), "steps")
     mended = replicate(small, lambda tensor: tensor.detach().clone())
     modes = [(module, module.training) for module in mended.modules()]
     mended.eval()

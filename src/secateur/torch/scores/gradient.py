@@ -119,7 +119,7 @@ def _weights_times_gradients(
     names = list(prunable(network))
     copy = _differentiable_copy(network.model, names)
     parameters = {name: parameter for name, parameter in copy.named_parameters() if name in names}
-    for inputs, targets in take(batches, score.samples, score.microbatch):
+    for inputs, targets in take(batches, score.samples, score.microbatch, labelled=True):
         gradients = _gradients(copy, parameters, inputs, targets, score.loss)
         products = ((name, _times(name, parameters[name].detach(), gradient)) for name, gradient in gradients.items())
         yield batch_size(inputs), sum_onto_units(network, products)

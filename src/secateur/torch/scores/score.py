@@ -1,6 +1,7 @@
 """What a score is, and the two that need neither data nor gradients: magnitude and chance."""
 
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur.axes import Scores
-from secateur.errors import ModelError
+from secateur.errors import DataError, ModelError
 from secateur.torch.batches import Batches
 from secateur.torch.capture import TracedNetwork
 from secateur.torch.scores.units import by_axis, sum_onto_units
@@ -37,10 +38,10 @@ class Magnitude:
     Needs no data. Measured on real networks it is a weak criterion before a refit, often no better than chance.
 
     Args:
-        p: Which norm, > 0: 1 sums absolute values, 2 is Euclidean.
+        p: Which norm, > 0 and finite: 1 sums absolute values, 2 is Euclidean.
 
     Raises:
-        ModelError: `p` is not positive. When called: weights that are not finite; names the tensor.
+        ModelError: `p` is not positive and finite. When called: weights that are not finite; names the tensor.
 
     Example:
         >>> from secateur.torch import trace
@@ -60,8 +61,8 @@ class Magnitude:
     p: float = 2.0
 
     def __post_init__(self) -> None:
-        if not self.p > 0:
-            raise ModelError(f"Magnitude(p={self.p}): the order of a norm is positive; 1 and 2 are usual")
+        if not 0 < self.p < inf:
+            raise ModelError(f"Magnitude(p={self.p}): the order of a norm is positive and finite; 1 and 2 are usual")
 
     def __call__(self, network: TracedNetwork, batches: Batches | None = None) -> Scores:  # noqa: ARG002 - as Score asks
         """Score the units; see `Score`."""
@@ -74,7 +75,10 @@ class Random:
     """A random order of the units: the control that every criterion has to beat.
 
     Args:
-        seed: The same seed gives the same scores.
+        seed: The same seed gives the same scores; >= 0.
+
+    Raises:
+        DataError: `seed` is negative.
 
     Example:
         >>> from secateur.torch import trace
@@ -84,6 +88,10 @@ class Random:
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise DataError(f"{self!r}: seed is at least 0")
 
     def __call__(self, network: TracedNetwork, batches: Batches | None = None) -> Scores:  # noqa: ARG002 - as Score asks
         """Score the units; see `Score`."""

@@ -1,0 +1,629 @@
+"""Compensation against least squares, constants that fold exactly, and direct means."""
+
+import copy
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import secateur as sc
+from secateur.axes import Plan
+from secateur.errors import DataError, ModelError
+from secateur.testing.zoo import ZOO, ZooEntry, in_float64
+from secateur.torch import TracedNetwork
+from secateur.torch.apply import plan_of, state_of
+from secateur.torch.calibrate import Calibrate
+from secateur.torch.compensate import Compensation, FoldMean, ReestimateBatchNorm, Refit, compensate
+from secateur.torch.compensate.batchnorm import Written
+from secateur.torch.compensate.refit import joined
+from secateur.torch.least_squares import Gap, close, fold_mean, refit, solve
+
+EXACT = Refit(ridge=0)
+PARALLEL = Refit(ridge=0, in_sequence=False)
+
+
+# The mathematics
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.T @ x / len(x), x.mean(0)
+
+
+def correlated(rows: int, columns: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(columns, columns, generator=generator, dtype=torch.float64)
+    return torch.randn(rows, columns, generator=generator, dtype=torch.float64) @ mix + 1
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_a_refit_is_the_least_squares_solution(constant: bool) -> None:
+    x, weight, kept = correlated(50, 6), torch.randn(4, 6, dtype=torch.float64), torch.tensor([0, 2, 5])
+    fit = refit(weight, *moments(x), kept, ridge=0, constant=constant)
+    seen = torch.cat([x[:, kept], torch.ones(50, 1, dtype=torch.float64)], dim=1) if constant else x[:, kept]
+    solution = torch.linalg.lstsq(seen, x @ weight.T).solution.T
+    torch.testing.assert_close(weight[:, kept] + fit.change, solution[:, :3])
+    if constant:
+        torch.testing.assert_close(fit.shift, solution[:, 3])
+    else:
+        assert not fit.shift.any()
+    error = (x @ weight.T - seen @ solution.T).square().sum(1).mean()
+    assert fit.after == pytest.approx(error.item(), rel=1e-9)
+
+
+@given(
+    rows=st.integers(1, 12),
+    columns=st.integers(2, 6),
+    seed=st.integers(0, 10_000),
+    ridge=st.sampled_from([0.0, 1e-6, 1e-2, 1.0, 100.0]),
+    constant=st.booleans(),
+    data=st.data(),
+)
+@settings(max_examples=100, deadline=None)
+def test_a_refit_never_leaves_a_larger_error_than_removing_alone(
+    rows: int, columns: int, seed: int, ridge: float, constant: bool, data: Any
+) -> None:
+    """However few the rows are, and whatever the ridge: it pulls towards the weights as they were."""
+    x, weight = correlated(rows, columns, seed), correlated(3, columns, seed + 1)
+    kept = torch.tensor(sorted(data.draw(st.sets(st.integers(0, columns - 1), min_size=1, max_size=columns))))
+    fit = refit(weight, *moments(x), kept, ridge, constant)
+    new = x[:, kept] @ (weight[:, kept] + fit.change).T + fit.shift
+    alone = (x @ weight.T - x[:, kept] @ weight[:, kept].T).square().sum(1).mean().item()
+    error = (x @ weight.T - new).square().sum(1).mean().item()
+    scale = (x @ weight.T).square().sum(1).mean().item()
+    assert fit.before == pytest.approx(alone, rel=1e-6, abs=1e-9 * scale)
+    assert error <= alone + 1e-6 * scale
+    assert fit.after <= fit.before
+
+
+def test_a_duplicate_goes_without_a_trace() -> None:
+    x = correlated(40, 5)
+    x = torch.cat([x, x[:, [3]]], dim=1)
+    fit = refit(torch.randn(3, 6, dtype=torch.float64), *moments(x), torch.tensor([0, 1, 2, 3, 4]), 0, constant=False)
+    assert fit.after <= 1e-12 * fit.before
+
+
+def test_a_linear_combination_goes_without_a_trace() -> None:
+    x = correlated(40, 5)
+    x = torch.cat([x, x @ torch.randn(5, 1, dtype=torch.float64)], dim=1)
+    fit = refit(torch.randn(3, 6, dtype=torch.float64), *moments(x), torch.tensor([0, 1, 2, 3, 4]), 0, constant=False)
+    assert fit.after <= 1e-12 * fit.before
+
+
+def test_a_constant_input_folds_exactly() -> None:
+    x = correlated(40, 4)
+    x[:, 1] = -2.5
+    weight, kept = torch.randn(3, 4, dtype=torch.float64), torch.tensor([0, 2, 3])
+    fit = refit(weight, *moments(x), kept, ridge=0.1, constant=True)
+    assert fit.after <= 1e-12 * fit.before
+    torch.testing.assert_close(fit.change, torch.zeros(3, 3, dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(fit.shift, -2.5 * weight[:, 1])
+    torch.testing.assert_close(fold_mean(weight, x.mean(0), kept), -2.5 * weight[:, 1])
+
+
+def test_a_large_ridge_leaves_the_mean_alone_to_be_folded() -> None:
+    x, weight, kept = correlated(50, 5), torch.randn(3, 5, dtype=torch.float64), torch.tensor([1, 2])
+    fit = refit(weight, *moments(x), kept, ridge=1e12, constant=True)
+    torch.testing.assert_close(fit.change, torch.zeros(3, 2, dtype=torch.float64), rtol=0, atol=1e-9)
+    torch.testing.assert_close(fit.shift, fold_mean(weight, x.mean(0), kept), rtol=1e-9, atol=1e-9)
+
+
+def test_the_damped_solution_minimises_the_damped_objective() -> None:
+    x, missed, ridge = correlated(30, 4), torch.randn(30, 2, dtype=torch.float64), 0.3
+    gram, cross = x.T @ x / 30, missed.T @ x / 30
+    damping = ridge * gram.diagonal().mean()
+    change = close(Gap(float(missed.square().sum()) / 30, cross, gram, None), ridge).change
+    rows = torch.cat([x / 30**0.5, damping.sqrt() * torch.eye(4, dtype=torch.float64)])
+    goal = torch.cat([missed / 30**0.5, torch.zeros(4, 2, dtype=torch.float64)])
+    torch.testing.assert_close(change, torch.linalg.lstsq(rows, goal).solution.T)
+
+
+def test_a_singular_gram_matrix_is_damped_more_and_more_and_that_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    x = torch.randn(3, 6, dtype=torch.float64)
+    gram = x.T @ x / 3
+    with caplog.at_level(logging.INFO, logger="secateur"):
+        change = solve(torch.randn(2, 3, dtype=torch.float64) @ x, gram, 0)
+    assert torch.isfinite(change).all()
+    assert "a Gram matrix of 6 inputs is singular; trying a ridge of 1e-10" in caplog.text
+
+
+def test_inputs_that_are_always_zero_need_no_weights() -> None:
+    assert not solve(torch.zeros(2, 3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64), 0).any()
+
+
+# Models
+
+
+class Chain(nn.Module):
+    """Convolutions with and without bias and batch norm, grouped and depth-wise ones, flatten, linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2, 6, 3, padding=1)
+        self.depthwise = nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.conv2 = nn.Conv2d(6, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.grouped = nn.Conv2d(8, 8, 1, groups=2)
+        self.conv3 = nn.Conv2d(8, 4, 3, stride=2, bias=False)
+        self.fc = nn.Linear(4 * 4, 5)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.depthwise(F.relu(self.conv1(x)))
+        x = self.grouped(F.relu(self.norm(self.conv2(x))))
+        x = F.relu(self.conv3(F.relu(x)))
+        out: Tensor = self.head(F.relu(self.fc(x.flatten(1))))
+        return out
+
+
+@pytest.fixture
+def model() -> Chain:
+    torch.manual_seed(0)
+    model = Chain().double()
+    with torch.no_grad():
+        model.train()(torch.randn(64, 2, 5, 5, dtype=torch.float64))
+        model.fc.bias.fill_(1)  # no unit is dead: all that go are missed
+    return model.eval()
+
+
+@pytest.fixture
+def data() -> list[Tensor]:
+    x = torch.randn(120, 2, 5, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return list(x.split(50))
+
+
+def pruned(model: nn.Module, data: list[Any], kept: dict[str, Any]) -> tuple[TracedNetwork, Plan, nn.Module]:
+    network = sc.trace(model, data[0])
+    plan = network.plan(kept)
+    return network, plan, sc.compact(model, plan)
+
+
+def outputs(model: nn.Module, data: list[Tensor]) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model(x) for x in data])
+
+
+def error(model: nn.Module, other: nn.Module, data: list[Tensor]) -> float:
+    goal = outputs(model, data)
+    return float((goal - outputs(other, data)).square().mean() / goal.square().mean())
+
+
+@pytest.mark.parametrize("step", [EXACT, PARALLEL], ids=["in sequence", "in parallel"])
+@pytest.mark.parametrize("axis", ["conv1", "conv2", "conv3", "fc"])
+def test_a_duplicated_unit_of_any_layer_goes_without_a_trace(
+    model: Chain, data: list[Tensor], axis: str, step: Compensation
+) -> None:
+    """Two units are made alike wherever they are made, and read differently: the reader of one does the work of both."""
+    network = sc.trace(model, data[0])
+    make_alike(network, axis, 0, 1)
+    network, plan, small = pruned(model, data, {axis: [0, *range(2, network.axis(axis).size)]})
+    assert error(model, small, data) > 1e-6
+    mended = compensate(network, small, plan, data, [step])
+    # The square of what rounding in float64 leaves, with room for Gram matrices of a condition of 1e4.
+    assert error(model, mended, data) < 1e-24
+
+
+def make_alike(network: TracedNetwork, axis: str, one: int, other: int) -> None:
+    """Give a unit the values of another one in every tensor that makes it: along the first dim of each."""
+    start = network.unit_range(axis).start
+    with torch.no_grad():
+        for name, tensor in state_of(network.model).items():
+            units = network.units(name)[0] if tensor.ndim else None
+            if units is not None:
+                (first,), (second,) = ((units == start + unit).any(axis=0).nonzero() for unit in (one, other))
+                tensor[torch.from_numpy(second)] = tensor[torch.from_numpy(first)]
+
+
+@pytest.mark.parametrize("step", [FoldMean(), EXACT, PARALLEL, Refit()], ids=["fold", "sequence", "parallel", "ridge"])
+def test_a_constant_unit_folds_exactly_into_a_bias(model: Chain, data: list[Tensor], step: Compensation) -> None:
+    with torch.no_grad():
+        model.fc.weight[2] = 0
+        model.fc.bias[2] = 1.5
+    network, plan, small = pruned(model, data, {"fc": [0, 1, 3, 4]})
+    assert error(model, small, data) > 1e-3
+    assert error(model, compensate(network, small, plan, data, [step]), data) < 1e-20
+
+
+def test_a_constant_unit_folds_exactly_into_a_running_mean() -> None:
+    """A convolution without bias has nowhere to put a constant but the batch norm behind it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    model = model.double().eval()
+    x = torch.randn(8, 1, 3, 3, dtype=torch.float64)
+    with torch.no_grad():
+        model[0].weight[1] = 0
+        model[0].bias[1] = 2.0
+    network, plan, small = pruned(model, [x], {"0": [0, 2]})
+    assert error(model, small, [x]) > 1e-3
+    mended = compensate(network, small, plan, [x], [FoldMean()])
+    assert error(model, mended, [x]) < 1e-20
+    assert torch.equal(mended[1].weight, small[1].weight)
+
+
+def test_without_bias_or_batch_norm_no_constant_is_folded() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 4), nn.Sigmoid(), nn.Linear(4, 3, bias=False)).double()
+    x = torch.randn(30, 2, dtype=torch.float64)
+    network, plan, small = pruned(model, [x], {"0": [0, 3]})
+    folded = compensate(network, small, plan, [x], [FoldMean()])
+    assert all(torch.equal(a, b) for a, b in zip(state_of(folded).values(), state_of(small).values(), strict=True))
+    mended = compensate(network, small, plan, [x], [EXACT])
+    with torch.no_grad():
+        hidden = model[1](model[0](x))
+        solution = torch.linalg.lstsq(hidden[:, [0, 3]], model(x)).solution.T
+    torch.testing.assert_close(mended[2].weight.detach(), solution)
+
+
+CUTS = {
+    "an axis before a flatten": {"conv3": [0, 3]},
+    "the width of groups": {"grouped#2": [0, 2]},
+    "several axes": {"conv1": [0, 1, 4], "conv3": [0, 1, 2], "fc": [1, 3, 4]},
+}
+
+
+@pytest.mark.parametrize("step", [Refit(), Refit(in_sequence=False)], ids=["in sequence", "in parallel"])
+def test_a_refit_brings_the_output_closer(model: Chain, data: list[Tensor], step: Compensation) -> None:
+    network = sc.trace(model, data[0])
+    kept = {
+        axis.name: np.arange(axis.size)[::2] if axis.size > 4 else np.arange(axis.size)[1:] for axis in network.axes
+    }
+    network, plan, small = pruned(model, data, kept)
+    mended = compensate(network, small, plan, data, [step])
+    assert error(model, mended, data) < 0.7 * error(model, small, data)
+
+
+def test_one_layer_is_fitted_exactly_by_least_squares_in_sequence_and_in_parallel(
+    model: Chain, data: list[Tensor]
+) -> None:
+    """Flatten to linear: each removed channel owns four inputs. With one cut both ways see the same inputs."""
+    network, plan, small = pruned(model, data, {"conv3": [0, 3]})
+    with torch.no_grad():
+        x = torch.cat(data)
+        hidden = F.relu(
+            model.conv3(F.relu(model.grouped(F.relu(model.norm(model.conv2(model.depthwise(F.relu(model.conv1(x)))))))))
+        ).flatten(1)
+        kept = hidden[:, [0, 1, 2, 3, 12, 13, 14, 15]]
+        seen = torch.cat([kept, torch.ones(len(kept), 1, dtype=torch.float64)], dim=1)
+        solution = torch.linalg.lstsq(seen, model.fc(hidden)).solution.T
+    for step in (EXACT, PARALLEL):
+        mended = compensate(network, small, plan, data, [step])
+        assert isinstance(mended, Chain)
+        torch.testing.assert_close(mended.fc.weight.detach(), solution[:, :-1])
+        torch.testing.assert_close(mended.fc.bias.detach(), solution[:, -1])
+
+
+@pytest.mark.parametrize("entry", [entry for entry in ZOO if entry.numeric], ids=lambda entry: entry.name)
+def test_every_model_of_the_zoo_can_be_compensated(entry: ZooEntry) -> None:
+    """A plan that removes a unit of each axis; the steps run, keep shapes and stay finite; the user's model is untouched."""
+    model, inputs = entry.build().double(), in_float64(entry.inputs())
+    network = sc.trace(model, inputs)
+    plan = network.plan({axis.name: np.arange(axis.size - 1) for axis in network.axes})
+    small, before = sc.compact(model, plan), copy.deepcopy(model.state_dict())
+    for step in (Refit(), Refit(in_sequence=False), FoldMean(), ReestimateBatchNorm()):
+        mended = compensate(network, small, plan, [(inputs, None)], [step])
+        shapes = {name: tensor.shape for name, tensor in state_of(small).items()}
+        assert {name: tensor.shape for name, tensor in state_of(mended).items()} == shapes
+        assert all(torch.isfinite(tensor).all() for tensor in state_of(mended).values())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_what_the_error_of_a_layer_was_is_corrected_by_the_layers_after_it(model: Chain, data: list[Tensor]) -> None:
+    """In sequence, a layer is fitted on what the compact model gives it: better than on the inputs of the dense model."""
+    kept = {"conv1": [0, 1, 4], "conv3": [0, 1, 2], "fc": [1, 3, 4]}
+    network, plan, small = pruned(model, data, kept)
+    sequence, parallel = (error(model, compensate(network, small, plan, data, [s]), data) for s in (EXACT, PARALLEL))
+    assert sequence < parallel
+
+
+def test_the_outputs_of_attention_are_fitted() -> None:
+    torch.manual_seed(0)
+    model = nn.TransformerEncoderLayer(8, 4, 16, batch_first=True, norm_first=True).double().eval()
+    x = torch.randn(64, 5, 8, dtype=torch.float64)
+    network = sc.trace(model, x[:2])
+    heads = next(a for a in network.axes if a.size == 4)
+    network, plan, small = pruned(model, [x], {heads.name: [0, 2, 3]})
+    mended = compensate(network, small, plan, [x], [Refit()])
+    assert error(model, mended, [x]) < 0.8 * error(model, small, [x])
+
+
+def test_a_weight_that_serves_in_several_places_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(7, 6)
+            self.head = nn.Linear(6, 7, bias=False)
+            self.head.weight = self.embed.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.head(torch.relu(self.embed(x)))
+            return out
+
+    tokens = torch.randint(7, (20, 3))
+    network, plan, small = pruned(Tied(), [tokens], {"embed": [0, 1, 2]})
+    with caplog.at_level(logging.INFO, logger="secateur"):
+        mended = compensate(network, small, plan, [tokens], [Refit()])
+    assert torch.equal(mended.get_parameter("embed.weight"), small.get_parameter("embed.weight"))
+    assert "embed.weight is not compensated: it serves in several places" in caplog.text
+
+
+def test_a_layer_that_runs_twice_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.down = nn.Linear(3, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(2):
+                x = self.down(torch.relu(self.up(x)))
+            return x
+
+    x = torch.randn(20, 3)
+    network, plan, small = pruned(Twice(), [x], {"up": [0, 1, 2]})
+    with caplog.at_level(logging.INFO, logger="secateur"):
+        mended = compensate(network, small, plan, [x], [Refit()])
+    assert torch.equal(mended.get_parameter("down.weight"), small.get_parameter("down.weight"))
+    assert "down.weight is not compensated" in caplog.text
+
+
+@pytest.mark.parametrize("step", [Refit(), Refit(in_sequence=False), FoldMean()], ids=repr)
+def test_where_nothing_goes_nothing_changes(model: Chain, data: list[Tensor], step: Compensation) -> None:
+    """Though the data are not those of which the batch norm has its running statistics."""
+    network, plan, small = pruned(model, data, {})
+    mended = compensate(network, small, plan, data, [step])
+    for name, tensor in state_of(small).items():
+        # Rounding: running statistics are measured, and put back relative to what was measured.
+        torch.testing.assert_close(state_of(mended)[name], tensor, rtol=1e-14, atol=1e-14)
+
+
+def test_in_sequence_batch_norms_write_the_mean_and_variance_that_the_dense_ones_write(
+    model: Chain, data: list[Tensor]
+) -> None:
+    network, plan, small = pruned(model, data, {"conv1": [0, 3], "conv2": [0, 2, 3]})
+    mended = compensate(network, small, plan, data, [Refit()])
+    dense, compact = (norm_output(each, torch.cat(data)) for each in (model, mended))
+    kept = dense[:, [0, 2, 3, 4, 6, 7]]
+    torch.testing.assert_close(compact.mean((0, 2, 3)), kept.mean((0, 2, 3)))
+    torch.testing.assert_close(compact.var((0, 2, 3)), kept.var((0, 2, 3)))
+    assert not torch.allclose(norm_output(small, torch.cat(data)).var((0, 2, 3)), kept.var((0, 2, 3)), rtol=0.1)
+
+
+def test_a_batch_norm_that_runs_twice_is_left_alone_in_sequence() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.head = nn.Linear(3, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+            self.norm = nn.BatchNorm1d(6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.tanh(self.norm(self.one(x)))
+            out: Tensor = self.head(torch.tanh(self.norm(self.two(x))))
+            return out
+
+    torch.manual_seed(0)
+    model, x = Twice().double().eval(), torch.randn(60, 3, dtype=torch.float64)
+    network = sc.trace(model, x)
+    make_alike(network, "one", 0, 1)
+    network, plan, small = pruned(model, [x], {"one": [0, 2, 3, 4, 5]})
+    mended = compensate(network, small, plan, [x], [EXACT])
+    assert all(torch.equal(a, b) for a, b in zip(mended.buffers(), small.buffers(), strict=True))
+    assert error(model, small, [x]) > 1e-6
+    assert error(model, mended, [x]) < 1e-24
+
+
+def norm_output(model: nn.Module, x: Tensor) -> Tensor:
+    found = []
+    handle = model.get_submodule("norm").register_forward_hook(lambda module, args, output: found.append(output))
+    with torch.no_grad():
+        model(x)
+    handle.remove()
+    return found[0]
+
+
+# Batch norm
+
+
+def test_a_channel_that_never_varied_keeps_its_variance_and_follows_its_mean() -> None:
+    one = torch.ones(2, dtype=torch.float64)
+    written = Written(
+        mean=3 * one, variance=torch.tensor([0.0, 4.0]).double(), running_mean=one, running_variance=one, eps=0
+    )
+    mean, variance = written.statistics(5 * one, torch.tensor([2.0, 1.0]).double())
+    assert variance.tolist() == [1.0, 0.25]
+    # What was 2 deviations above the running mean still is: a deviation is 1, and 1/2.
+    assert mean.tolist() == [3.0, 4.0]
+
+
+def test_a_channel_that_no_longer_varies_is_still_divided_by_a_number() -> None:
+    one = torch.ones(1, dtype=torch.float64)
+    written = Written(mean=3 * one, variance=4 * one, running_mean=one, running_variance=one, eps=0.01)
+    mean, variance = written.statistics(5 * one, 0 * one)
+    assert variance.tolist() == [0.0]
+    torch.testing.assert_close((5 - mean) / (variance + 0.01).sqrt(), (one * 3 - 1) / 1.01**0.5)
+
+
+def test_one_batch_norm_gets_the_mean_and_variance_of_what_it_reads(model: Chain, data: list[Tensor]) -> None:
+    """Over batches of unequal size, together with one of a single sample: exactly those of all samples."""
+    network, plan, small = pruned(model, data, {"conv1": [0, 1, 4], "fc": [0, 1]})
+    uneven = [data[0][:1], data[0][1:], data[1], data[2]]
+    mended = compensate(network, small, plan, uneven, [ReestimateBatchNorm()])
+    assert isinstance(small, Chain)
+    assert isinstance(mended, Chain)
+    with torch.no_grad():
+        x = small.conv2(small.depthwise(F.relu(small.conv1(torch.cat(data)))))
+    torch.testing.assert_close(mended.norm.running_mean, x.mean((0, 2, 3)))
+    torch.testing.assert_close(mended.norm.running_var, x.var((0, 2, 3)))
+    assert all(torch.equal(a, b) for a, b in zip(mended.parameters(), small.parameters(), strict=True))
+
+
+def test_deep_batch_norms_agree_with_torchs_own_training_mode_on_one_batch() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.BatchNorm1d(6), nn.Linear(6, 2)).double().eval()
+    x = torch.randn(40, 1, 5, 5, dtype=torch.float64)
+    network, plan, small = pruned(model, [x], {"0": [0, 1], "3": [0, 2, 4]})
+    mended = compensate(network, small, plan, [x], [ReestimateBatchNorm()])
+    expected = copy.deepcopy(small)
+    for module in expected.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.momentum = 1.0
+    expected.train()(x)
+    for name, buffer in expected.named_buffers():
+        if "running" in name:
+            # Torch normalises with the biased variance on the way: one part in the number of values.
+            torch.testing.assert_close(mended.get_buffer(name), buffer, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(mended.get_buffer("1.running_var"), expected.get_buffer("1.running_var"))
+
+
+def test_the_dense_model_is_hardly_changed_by_re_estimation_on_its_own_data(model: Chain, data: list[Tensor]) -> None:
+    network, plan, small = pruned(model, data, {})
+    mended = compensate(network, small, plan, data, [ReestimateBatchNorm()])
+    assert error(model, mended, data) < 0.1
+
+
+def test_batch_norms_without_running_statistics_are_left_alone() -> None:
+    model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2))
+    x = torch.randn(10, 2)
+    network, plan, small = pruned(model, [x], {"0": [0, 1]})
+    mended = compensate(network, small, plan, [x], [ReestimateBatchNorm()])
+    assert dict(mended.named_buffers()) == {}
+
+
+def test_a_single_value_a_channel_leaves_statistics_as_they_were() -> None:
+    model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).eval()
+    x = torch.randn(1, 2)
+    network, plan, small = pruned(model, [x], {"0": [0, 1]})
+    mended = compensate(network, small, plan, [x], [ReestimateBatchNorm()])
+    assert all(torch.equal(a, b) for a, b in zip(mended.buffers(), small.buffers(), strict=True))
+
+
+def test_statistics_are_put_back_when_the_data_do_not_fit(model: Chain, data: list[Tensor]) -> None:
+    network, plan, small = pruned(model, data, {"fc": [0, 1]})
+    before = copy.deepcopy(small.state_dict())
+    step = ReestimateBatchNorm()
+    with pytest.raises(DataError, match="cannot run on a batch"):
+        step(network, small.eval(), plan, [data[0], torch.zeros(2, 9, 5, 5, dtype=torch.float64)])
+    assert all(torch.equal(before[name], tensor) for name, tensor in small.state_dict().items())
+
+
+# What every step promises
+
+
+STEPS = [Refit(), Refit(in_sequence=False), FoldMean(), ReestimateBatchNorm()]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=repr)
+def test_neither_model_is_changed_and_modes_flags_and_plan_are_kept(
+    model: Chain, data: list[Tensor], step: Compensation
+) -> None:
+    model.train()
+    model.norm.eval()
+    model.fc.bias.requires_grad_(False)
+    network, plan, small = pruned(model, data, {"conv1": [0, 1, 4], "conv3": [0, 1, 2]})
+    dense_before, small_before = copy.deepcopy(model.state_dict()), copy.deepcopy(small.state_dict())
+    mended = compensate(network, small, plan, data, [step])
+    assert all(torch.equal(dense_before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(torch.equal(small_before[name], tensor) for name, tensor in small.state_dict().items())
+    assert [m.training for m in mended.modules()] == [m.training for m in small.modules()]
+    assert [p.requires_grad for p in mended.parameters()] == [p.requires_grad for p in small.parameters()]
+    assert plan_of(mended) == plan
+    assert type(mended) is Chain
+
+
+@pytest.mark.parametrize("step", STEPS, ids=repr)
+def test_the_same_data_give_the_same_bytes(model: Chain, data: list[Tensor], step: Compensation) -> None:
+    network, plan, small = pruned(model, data, {"conv1": [0, 1, 4], "conv3": [0, 1, 2]})
+    one, other = (compensate(network, small, plan, data, [step]) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(state_of(one).values(), state_of(other).values(), strict=True))
+
+
+@pytest.mark.parametrize("step", STEPS, ids=repr)
+def test_empty_data_are_refused(model: Chain, data: list[Tensor], step: Compensation) -> None:
+    network, plan, small = pruned(model, data, {"fc": [0, 1]})
+    with pytest.raises(DataError, match="there is no data"):
+        compensate(network, small, plan, [], [step])
+
+
+@pytest.mark.parametrize("step", [Refit(), Refit(in_sequence=False), FoldMean()], ids=repr)
+def test_data_that_are_not_finite_are_refused(model: Chain, data: list[Tensor], step: Compensation) -> None:
+    network, plan, small = pruned(model, data, {"fc": [0, 1]})
+    with pytest.raises(DataError, match="not finite"):
+        compensate(network, small, plan, [torch.full_like(data[0], float("nan"))], [step])
+
+
+def test_a_model_of_another_plan_is_refused(model: Chain, data: list[Tensor]) -> None:
+    network, _, small = pruned(model, data, {"fc": [0, 1]})
+    other = network.plan({"fc": [0, 1, 2]})
+    with pytest.raises(
+        ModelError, match=r"'fc\.weight' of the compact model is \[2, 16\], but the plan makes it \[3, 16\]"
+    ):
+        compensate(network, small, other, data, [Refit()])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Refit(ridge=-1),
+        lambda: Refit(ridge=float("nan")),
+        lambda: Refit(samples=0),
+        lambda: Refit(rows_per_input=0),
+        lambda: FoldMean(samples=0),
+        lambda: ReestimateBatchNorm(samples=0),
+    ],
+)
+def test_fields_out_of_range_are_refused(make: Any) -> None:
+    with pytest.raises(DataError, match="at least"):
+        make()
+
+
+def test_batches_of_one_shape_are_joined_and_others_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    x = torch.arange(20.0).reshape(10, 2)
+    pieces = [{"x": x[:4], "scale": torch.tensor(2.0)}, {"x": torch.zeros(3, 5), "scale": torch.tensor(2.0)}]
+    pieces += [{"x": x[4:], "scale": torch.tensor(2.0)}]
+    with caplog.at_level(logging.WARNING, logger="secateur"):
+        whole = joined(pieces, at_most=100)
+    assert isinstance(whole, dict)
+    assert torch.equal(whole["x"], x)
+    assert whole["scale"].shape == ()
+    assert "1 of 3 batches are left out" in caplog.text
+    short = joined([pieces[0], pieces[2]], at_most=6)
+    assert isinstance(short, dict)
+    assert torch.equal(short["x"], x[:6])
+
+
+def test_memory_bounds_how_many_samples_run_at_once(model: Chain, data: list[Tensor], monkeypatch: Any) -> None:
+    network, plan, small = pruned(model, data, {"fc": [0, 1]})
+    sizes = []
+    monkeypatch.setattr(
+        Chain, "forward", lambda self, x, forward=Chain.forward: (sizes.append(len(x)), forward(self, x))[1]
+    )
+    compensate(network, small, plan, data, [Refit(memory=200_000)])
+    # The grouped layer reads 8 channels of 25 float64 pixels, and writes as many: 3,200 bytes a sample, 3 times alive.
+    assert max(sizes) == 200_000 // (3 * 3_200)
+
+
+def test_half_precision_models_are_fitted_in_more_digits() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).bfloat16()
+    x = torch.randn(200, 4).bfloat16()
+    network, plan, small = pruned(model, [x], {"0": [0, 1, 2, 3, 4]})
+    mended = compensate(network, small, plan, [x], [Refit()])
+    assert {p.dtype for p in mended.parameters()} == {torch.bfloat16}
+    assert error(model.double(), mended.double(), [x.double()]) < error(model.double(), small.double(), [x.double()])
+
+
+def test_calibration_sees_what_a_refit_uses(model: Chain, data: list[Tensor]) -> None:
+    """The pure refit on calibrated moments is the parallel step."""
+    network, plan, small = pruned(model, data, {"fc": [0, 1, 4]})
+    (moments,) = Calibrate()(network, data, {"head.weight"})
+    assert moments.gram is not None
+    kept = torch.tensor([0, 1, 4])
+    fit = refit(model.head.weight, moments.gram[0], moments.mean[0], kept, 0.01, constant=True)
+    mended = compensate(network, small, plan, data, [Refit(in_sequence=False)])
+    torch.testing.assert_close(
+        mended.get_parameter("head.weight").detach(), model.head.weight.detach()[:, kept] + fit.change
+    )
