@@ -80,6 +80,17 @@ class TestFactory:
         with pytest.raises(RecoveryError, match=message):
             FineTune(learning_rate=1e-3, optimizer=factory)(line(), [(torch.ones(1, 1), torch.ones(1, 1))])
 
+    def test_one_that_asks_for_the_loss_again_is_refused(self) -> None:
+        with pytest.raises(
+            RecoveryError, match=r"LBFGS wants to compute the loss several times in one step, .* own training"
+        ):
+            FineTune(optimizer=torch.optim.LBFGS)(line(), [(torch.ones(1, 1), torch.ones(1, 1))])
+
+    def test_what_it_says_of_its_own_options_is_passed_on(self) -> None:
+        recipe = FineTune(optimizer=partial(torch.optim.SGD, momentum=-1.0))
+        with pytest.raises(RecoveryError, match=r"cannot be called as optimizer\(parameter_groups\): Invalid momentum"):
+            recipe(line(), [(torch.ones(1, 1), torch.ones(1, 1))])
+
     def test_rates_of_its_own_are_scaled_by_the_schedule(self) -> None:
         rates: list[float] = []
 
