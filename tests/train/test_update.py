@@ -108,6 +108,17 @@ class TestFactory:
         assert rates == [8.0, 4.0, 2.0]
 
 
+def test_sparse_gradients_count_like_dense_ones() -> None:
+    def table(sparse: bool) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Embedding(5, 3, sparse=sparse), nn.Flatten(), nn.Linear(6, 2))
+
+    data = [(torch.tensor([[0, 1], [1, 4]]), torch.tensor([0, 1]))] * 3
+    one, other = (FineTune(max_grad_norm=0.1)(table(sparse), data) for sparse in (True, False))
+
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_updates_too_small_for_16_bits_add_up(dtype: torch.dtype) -> None:
     """Each of 40 updates moves the weight by 2^-11: a quarter of the distance to the next number below 1 in bfloat16."""

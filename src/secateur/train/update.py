@@ -59,6 +59,12 @@ class Updater:
         self.optimizer = _optimizer(factory, self.updated, learning_rate, weight_decay)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
 
+    def make_dense(self) -> None:
+        """Make sparse gradients dense: neither norms nor weight decay know others."""
+        for parameter in self.parameters:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()
+
     def gradient_norm(self) -> Tensor:
         """The Euclidean norm of all gradients together: a scalar."""
         return get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
