@@ -47,6 +47,7 @@ def image_model(name: str) -> tuple[nn.Module, Inputs]:
 
 def bert() -> tuple[nn.Module, Inputs]:
     """BERT-base, not pretrained, on the CPU."""
+    allow_torchvision()
     from transformers import BertConfig, BertModel
 
     return BertModel(BertConfig()), {"input_ids": torch.ones(1, TOKENS, dtype=torch.int64)}
@@ -54,6 +55,7 @@ def bert() -> tuple[nn.Module, Inputs]:
 
 def llama(name: str) -> tuple[nn.Module, Inputs]:
     """A language model of the Llama architecture, without memory for its weights."""
+    allow_torchvision()
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(**LLAMA[name], vocab_size=128256, max_position_embeddings=131072, use_cache=False)

@@ -149,8 +149,7 @@ def _goals(budget: Budget, dense: Cost, pruned: Cost) -> tuple[Goal, ...]:
 
 def _axis(network: Network, plan: Plan, scores: Scores, dense: Cost, index: int) -> AxisRecord:
     axis = network.axes[index]
-    without = network.cost({axis.name: 1}).macs
-    share = (dense.macs - without) / dense.macs * axis.size / (axis.size - 1) if dense.macs else None
+    share = 1 - network.cost({axis.name: 0}).macs / dense.macs if dense.macs else None
     values = np.asarray(scores[axis.name], dtype=np.float64)
     return AxisRecord(
         name=axis.name,

@@ -27,3 +27,11 @@ def printed(record: RunRecord) -> list[str]:
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(comparison_table(record))
     return console.export_text().rstrip().splitlines()
+
+
+def test_a_record_prints_as_its_table_and_shows_no_samples(record: RunRecord) -> None:
+    lines = str(record).splitlines()
+
+    assert lines[0] == record.title
+    assert lines[2].split() == ["dense", "pruned", "change"]
+    assert len(repr(record)) < 200

@@ -64,6 +64,17 @@ def test_an_attribute_used_as_a_size_follows() -> None:
     assert model.width == 8
 
 
+def test_a_size_that_torch_infers_is_not_taken_for_an_attribute_of_the_same_value() -> None:
+    class Views(Two):
+        def middle(self, x: Tensor) -> Tensor:
+            return x.view(-1, self.width)
+
+    model, inputs = Views(), torch.randn(8, 4)
+    plan = sc.trace(model, inputs).plan({"first": [0, 1, 2]})
+    assert [(change.name, change.new) for change in plan.attributes] == [("width", 3)]
+    assert sc.compact(model, plan)(inputs).shape == (8, 3)
+
+
 def test_a_size_used_as_a_number_freezes() -> None:
     class Scaled(Two):
         def middle(self, x: Tensor) -> Tensor:

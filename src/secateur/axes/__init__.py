@@ -1,8 +1,9 @@
 """What may be removed from a network: labels, units, axes, plans. Integers only; knows no framework."""
 
+from secateur.axes.blocks import Integers
 from secateur.axes.build import Run, build_network
 from secateur.axes.cost import Contraction, Cost, TensorSpec
-from secateur.axes.labels import ONE, Dim, Dims, Fixed, Integers, Labels, Reason
+from secateur.axes.labels import ONE, Dim, Dims, Fixed, Labels, Reason
 from secateur.axes.network import Axis, Frozen, Network, Scores, Slot
 from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
 from secateur.axes.sizes import Attribute, Comparison, Expression, Operation, SizeUse, Width

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from secateur.axes.blocks import Integers
 from secateur.axes.cost import Contraction, TensorSpec
-from secateur.axes.labels import CONSTANT, Dims, Fixed, Integers, Labels, Reason
+from secateur.axes.labels import CONSTANT, Dims, Fixed, Labels, Reason
 from secateur.axes.network import Axis, Frozen, Network, Slot
 from secateur.axes.sizes import (
     Attribute,
@@ -37,6 +38,7 @@ class Run:
         contractions: `(factor, dims, where)` of each operator that multiplies and adds.
         uses: Integers of the code that are used as sizes.
         comparisons: What the code asks about such integers.
+        limits: What must hold of them besides, or the framework refuses the layer.
         opened: Paths of fused modules that were opened.
         spared: For a tensor's name, the dims along which masking leaves it as it is, because its norm divides something.
     """
@@ -46,6 +48,7 @@ class Run:
     contractions: list[tuple[int, Dims, str]] = field(default_factory=list)
     uses: list[SizeUse] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
+    limits: list[Comparison] = field(default_factory=list)
     opened: tuple[str, ...] = ()
     spared: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -53,10 +56,8 @@ class Run:
 def build_network(run: Run) -> Network:
     """Solve a run's labels and describe the network."""
     classes = _Classes(run, solve(run.labels))
-    while True:
-        network = classes.network()
-        if not classes.freeze_what_cannot_follow(network):
-            return network
+    classes.settle()
+    return classes.network()
 
 
 class _Classes:
@@ -64,23 +65,30 @@ class _Classes:
 
     def __init__(self, run: Run, solution: Solution) -> None:
         self.run, self.solution = run, solution
-        held = [d[0] for spec, dims in run.tensors.values() if spec.parameter for d in dims if not isinstance(d, Fixed)]
-        labels = np.concatenate(held) if held else np.zeros(0, dtype=np.int64)
-        held_classes = np.zeros(run.labels.count + 1, dtype=bool)
-        held_classes[solution.primitive[:, labels]] = True
-        self.placed = np.flatnonzero(held_classes[:-1])
-        self.reasons = [*(reason for _, reason in run.labels.frozen), UNUSED]
+        held = np.zeros(solution.consists.max(initial=-1) + 2, dtype=bool)
+        dims = [dim for spec, dims in run.tensors.values() if spec.parameter for dim in dims]
+        for dim in {self._key(dim): dim for dim in dims if not isinstance(dim, Fixed)}.values():
+            held[solution.classes(dim)] = True
+        self.placed = np.flatnonzero(held[:-1])
+        self.reasons = [*solution.frozen, UNUSED]
         self.reason_of = np.append(solution.reasons, FREE)
         self.reason_of[:-1][(self.reason_of[:-1] == FREE) & (solution.signature == 0)] = len(self.reasons) - 1
-        self.free = self.reason_of[self.placed] == FREE
+
+    def settle(self) -> None:
+        """Number the free classes as units, axis by axis, and freeze axes whose sizes the code cannot follow, till none is."""
+        while True:
+            self.groups = self._groups()
+            self.unit_of = np.full(len(self.reason_of), CONSTANT, dtype=np.int64)
+            if self.groups:
+                self.unit_of[np.concatenate(self.groups)] = np.arange(sum(map(len, self.groups)))
+            self._translated: dict[tuple[bool, int], Integers | None] = {}
+            self.uses = [SizeUse(self._expression(u.expression), self._whole(u.dim), u.where) for u in self.run.uses]
+            self.comparisons = self._compared(self.run.comparisons)
+            if not self._freeze_what_cannot_follow():
+                return
 
     def network(self) -> Network:
-        """Number the free classes as units, axis by axis, and translate everything from labels to units."""
-        groups = self._groups()
-        unit_of = np.full(self.run.labels.count + 1, CONSTANT, dtype=np.int64)
-        if groups:
-            unit_of[np.concatenate(groups)] = np.arange(sum(map(len, groups)))
-        self.unit_of, self.groups, self._translated = unit_of, groups, {}
+        """Translate everything from labels to units."""
         dims = {name: tuple(self._units(d) for d in dims) for name, (_, dims) in self.run.tensors.items()}
         return Network(
             axes=self._axes(dims),
@@ -88,58 +96,61 @@ class _Classes:
             tensors={name: spec for name, (spec, _) in self.run.tensors.items()},
             dims=dims,
             contractions=tuple(self._contraction(c) for c in self.run.contractions),
-            uses=tuple(SizeUse(self._expression(u.expression), self._whole(u.dim), u.where) for u in self.run.uses),
-            comparisons=tuple(
-                replace(c, left=self._expression(c.left), right=self._expression(c.right)) for c in self.run.comparisons
-            ),
+            uses=tuple(self.uses),
+            comparisons=tuple(self.comparisons),
+            limits=tuple(self._compared(self.run.limits)),
             opened=self.run.opened,
             spared=self.run.spared,
         )
 
     def _groups(self) -> list[Integers]:
         """Free classes by signature; each group is an axis, ordered by its first class."""
-        free = self.placed[self.free]
+        free = self.placed[self.reason_of[self.placed] == FREE]
         if not len(free):
             return []
-        _, first, inverse = np.unique(self.solution.signature[free], return_index=True, return_inverse=True)
-        groups = [free[inverse == group] for group in np.argsort(first)]
-        for group in groups:
-            if len(group) == 1:
-                self._freeze(group, SINGLE)
+        _, first, inverse, sizes = np.unique(
+            self.solution.signature[free], return_index=True, return_inverse=True, return_counts=True
+        )
+        parts = np.split(free[np.argsort(inverse, kind="stable")], np.cumsum(sizes)[:-1])
+        groups = [parts[group] for group in np.argsort(first)]
+        if single := [group for group in groups if len(group) == 1]:
+            self._freeze(np.concatenate(single), SINGLE)
         return [group for group in groups if len(group) > 1]
 
     def _freeze(self, classes: Integers, reason: Reason) -> None:
-        self.free &= ~np.isin(self.placed, classes)
         self.reason_of[classes] = len(self.reasons)
         self.reasons.append(reason)
 
+    def _key(self, dim: Integers) -> tuple[bool, int]:
+        return self.run.labels.blocks.key(dim)
+
     def _units(self, dim: Integers | Fixed) -> Integers | None:
-        """A dim's labels as units; None where none of them can go."""
+        """A dim's labels as units; None where none of them can go. Dims tied as wholes share one array."""
         if isinstance(dim, Fixed):
             return None
-        if id(dim) not in self._translated:
-            classes = np.concatenate(
-                [np.where(row == CONSTANT, CONSTANT, self.solution.primitive[:, row]) for row in dim]
-            )
-            units = self.unit_of[classes]
+        key = self._key(dim)
+        if key not in self._translated:
+            units = self.unit_of[self.solution.classes(dim)]
             for k in range(1, len(units)):
                 units[k][(units[:k] == units[k]).any(axis=0)] = CONSTANT
             units = units[(units != CONSTANT).any(axis=1)]
-            self._translated[id(dim)] = units if len(units) else None
-        return self._translated[id(dim)]
-
-    _translated: dict[int, Integers | None]
+            self._translated[key] = units if len(units) else None
+        return self._translated[key]
 
     def _axes(self, dims: Mapping[str, tuple[Integers | None, ...]]) -> tuple[Axis, ...]:
         owner = np.repeat(np.arange(len(self.groups)), [len(group) for group in self.groups])
         slots: list[list[Slot]] = [[] for _ in self.groups]
+        known: dict[int, list[tuple[int, int]]] = {}
         for tensor, units_by_dim in dims.items():
             for d, units in enumerate(units_by_dim):
                 if units is None:
                     continue
-                positions = np.bincount(owner[units[units != CONSTANT]])
-                for axis in np.flatnonzero(positions):
-                    slots[axis].append(Slot(tensor, d, int(positions[axis]) // len(self.groups[axis])))
+                if id(units) not in known:
+                    positions = np.bincount(owner[units[units != CONSTANT]])
+                    found = np.flatnonzero(positions)
+                    known[id(units)] = [(int(axis), int(positions[axis]) // len(self.groups[axis])) for axis in found]
+                for axis, count in known[id(units)]:
+                    slots[axis].append(Slot(tensor, d, count))
         names = _unique_names([_module_of(found[0].tensor) for found in slots])
         return tuple(
             Axis(name, len(group), bool(self.solution.exact[group].all()), tuple(found))
@@ -148,20 +159,25 @@ class _Classes:
 
     def _frozen(self) -> list[Frozen]:
         found: list[Frozen] = []
+        known: dict[tuple[bool, int], list[tuple[int, Reason]]] = {}
         for name, (_, dims) in self.run.tensors.items():
             for d, dim in enumerate(dims):
                 if isinstance(dim, Fixed):
                     continue
-                classes = np.concatenate([self.solution.primitive[:, row] for row in dim])
-                reasons = np.where(classes == CONSTANT, FREE, self.reason_of[classes]).max(axis=0)
-                units = self._units(dim)
-                stays = np.ones(dim.shape[1], dtype=bool) if units is None else (units == CONSTANT).all(axis=0)
-                reasons = reasons[stays | (reasons != FREE)]
-                counts = np.bincount(np.where(reasons == FREE, len(self.reasons) - 1, reasons))
-                for index in np.flatnonzero(counts):
-                    reason = self.reasons[index]
-                    found.append(Frozen(name, d, int(counts[index]), reason.text, reason.where))
+                key = self._key(dim)
+                if key not in known:
+                    known[key] = self._reasons(dim)
+                found += [Frozen(name, d, count, reason.text, reason.where) for count, reason in known[key]]
         return found
+
+    def _reasons(self, dim: Integers) -> list[tuple[int, Reason]]:
+        """How many positions of a dim stay, by the reason."""
+        reasons = self.reason_of[self.solution.classes(dim)].max(axis=0)
+        units = self._units(dim)
+        stays = np.ones(dim.shape[1], dtype=bool) if units is None else (units == CONSTANT).all(axis=0)
+        reasons = reasons[stays | (reasons != FREE)]
+        counts = np.bincount(np.where(reasons == FREE, len(self.reasons) - 1, reasons))
+        return [(int(counts[index]), self.reasons[index]) for index in np.flatnonzero(counts)]
 
     def _contraction(self, contraction: tuple[int, Dims, str]) -> Contraction:
         factor, dims, where = contraction
@@ -175,6 +191,9 @@ class _Classes:
         units = self._units(dim)
         return np.full((1, dim.shape[1]), CONSTANT) if units is None else units
 
+    def _compared(self, comparisons: Sequence[Comparison]) -> list[Comparison]:
+        return [replace(c, left=self._expression(c.left), right=self._expression(c.right)) for c in comparisons]
+
     def _expression(self, expression: Expression) -> Expression:
         match expression:
             case Width(dim):
@@ -184,19 +203,23 @@ class _Classes:
             case _:
                 return expression
 
-    def freeze_what_cannot_follow(self, network: Network) -> bool:
-        """Try each axis alone, then all together; freeze those whose sizes the code cannot follow. True if any was."""
-        index = _UseIndex(network)
-        frozen = False
-        for number, (axis, group) in enumerate(zip(network.axes, self.groups, strict=True)):
+    def _freeze_what_cannot_follow(self) -> bool:
+        """Try each axis alone; freeze those whose sizes the code cannot follow. True if any was."""
+        sizes = [len(group) for group in self.groups]
+        index = _UseIndex(self.uses, self.comparisons, sizes)
+        frozen, start = False, 0
+        mask = np.ones(sum(sizes), dtype=bool)
+        for number, (size, group) in enumerate(zip(sizes, self.groups, strict=True)):
             uses, comparisons = index.touching(number)
-            for removed in (1, axis.size // 2, axis.size - 1):
-                mask = np.ones(network.unit_count, dtype=bool)
-                mask[network.unit_range(axis.name)][-removed:] = False
-                if (error := _conflict(uses, comparisons, mask)) is not None:
+            for removed in (1, size // 2, size - 1) if uses or comparisons else ():
+                mask[start + size - removed : start + size] = False
+                error = _conflict(uses, comparisons, mask)
+                mask[start : start + size] = True
+                if error is not None:
                     self._freeze(group, Reason(str(error)))
                     frozen = True
                     break
+            start += size
         return frozen
 
 
@@ -213,9 +236,9 @@ def _conflict(
 class _UseIndex:
     """Which uses and comparisons an axis has a part in: they see its units, or share an attribute with one that does."""
 
-    def __init__(self, network: Network) -> None:
-        self.items: tuple[SizeUse | Comparison, ...] = (*network.uses, *network.comparisons)
-        self.axis_of = np.repeat(np.arange(len(network.axes)), [axis.size for axis in network.axes])
+    def __init__(self, uses: Sequence[SizeUse], comparisons: Sequence[Comparison], sizes: Sequence[int]) -> None:
+        self.items: tuple[SizeUse | Comparison, ...] = (*uses, *comparisons)
+        self.axis_of = np.repeat(np.arange(len(sizes)), sizes)
         self.known: dict[int, Integers] = {}
         self.by_axis: dict[int, list[int]] = {}
         self.by_attribute: dict[Attribute, list[int]] = {}

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.axes.labels import Integers
+from secateur.axes.blocks import Integers
 
 
 @dataclass(frozen=True, slots=True)

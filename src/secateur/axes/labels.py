@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-Integers = NDArray[np.int64]
+from secateur.axes.blocks import Blocks, Integers
 
 CONSTANT = -1
 """The label of a position that belongs to no unit: padding, or data."""
@@ -60,6 +59,7 @@ class Labels:
     frozen: list[tuple[Integers, Reason]] = field(default_factory=list)
     normalised: list[Integers] = field(default_factory=list)
     contexts: dict[int, Integers] = field(default_factory=dict)
+    blocks: Blocks = field(default_factory=Blocks)
     _splits: dict[tuple[int, tuple[int, ...]], tuple[Integers, Dims]] = field(default_factory=dict)
 
     def fresh(self, size: int) -> Dim:
@@ -68,7 +68,9 @@ class Labels:
             return ONE
         start = self.count
         self.count += size
-        return np.arange(start, self.count, dtype=np.int64)[None]
+        dim = np.arange(start, self.count, dtype=np.int64)[None]
+        self.blocks.add(dim)
+        return dim
 
     def observe(self, dims: Dims) -> None:
         """Remember that these dims met an operator; units of one axis are those that met the same ones."""
@@ -88,6 +90,8 @@ class Labels:
             return right
         if left.shape[1] != right.shape[1]:
             raise ValueError(f"cannot tie {left.shape[1]} positions to {right.shape[1]}")
+        if self.blocks.unite(left, right):
+            return left
         if len(left) == 1 and len(right) == 1:
             self._tie_single(left[0], right[0], reason)
         elif len(left) == 1:
@@ -206,6 +210,22 @@ class Labels:
         self.define(flat, np.stack([grid.reshape(-1) for grid in grids]), reason)
         self._splits[key] = (labels, parts)
         return parts
+
+    def united(self) -> tuple["Labels", Integers]:
+        """The same with dims that were tied as wholes told apart no more, and the new label of each old one."""
+        count, places = self.blocks.places()
+        return Labels(
+            count=count,
+            ties=[(places[left], places[right]) for left, right in self.ties],
+            definitions=[Definition(places[d.labels], places[d.factors], d.reason) for d in self.definitions],
+            frozen=[(places[frozen], reason) for frozen, reason in self.frozen],
+            normalised=[places[crossed] for crossed in self.normalised],
+            contexts=self._united_contexts(places),
+        ), places
+
+    def _united_contexts(self, places: Integers) -> dict[int, Integers]:
+        found = {self.blocks.key(dim): dim for dim in self.contexts.values()}
+        return {id(dim): places[dim] for dim in found.values()}
 
     def _tie_single(self, left: Integers, right: Integers, reason: Reason) -> None:
         constant = Reason("tied to constant positions", reason.where)

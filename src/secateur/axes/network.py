@@ -11,10 +11,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from secateur.axes.blocks import Integers
 from secateur.axes.cost import Contraction, Cost, CostModel, TensorSpec
-from secateur.axes.labels import Integers
 from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
-from secateur.axes.sizes import Comparison, SizeUse, count_kept, follow
+from secateur.axes.sizes import COMPARISONS, Comparison, SizeUse, count_kept, evaluate, follow
 from secateur.errors import PlanError
 
 Scores = Mapping[str, NDArray[np.float64]]
@@ -81,6 +81,7 @@ class Network:
         contractions: What multiplies and adds, for the cost.
         uses: The integers of the code that must follow.
         comparisons: What the code asks about them, and must be answered as before.
+        limits: What must hold of widths besides, or the framework refuses the layer.
         opened: Paths of fused modules that were opened to be watched.
         spared: For a tensor's name, the dims along which masking must not zero it, because its norm divides something.
     """
@@ -92,6 +93,7 @@ class Network:
     contractions: tuple[Contraction, ...] = field(repr=False, default=())
     uses: tuple[SizeUse, ...] = field(repr=False, default=())
     comparisons: tuple[Comparison, ...] = field(repr=False, default=())
+    limits: tuple[Comparison, ...] = field(repr=False, default=())
     opened: tuple[str, ...] = field(repr=False, default=())
     spared: Mapping[str, tuple[int, ...]] = field(repr=False, default_factory=dict)
 
@@ -143,7 +145,7 @@ class Network:
             kept: For an axis' name the units that stay. Axes not named stay whole.
 
         Raises:
-            PlanError: An unknown axis, a unit out of range, or an axis left empty.
+            PlanError: An unknown axis, a unit out of range, an axis or a tensor left empty, or a layer too narrow to run.
             AttributeFollowError: An integer in the user's code cannot follow.
         """
         mask = np.ones(self.unit_count, dtype=bool)
@@ -157,6 +159,12 @@ class Network:
             AxisCut(a.name, a.size, tuple(np.flatnonzero(mask[self.unit_range(a.name)]).tolist())) for a in self.axes
         )
         attributes = follow(self.uses, count_kept(mask), self.comparisons)
+        for limit in self.limits:
+            left, right = (evaluate(side, attributes, count_kept(mask)) for side in (limit.left, limit.right))
+            if COMPARISONS[limit.symbol](left, right) != limit.outcome:
+                raise PlanError(
+                    f"{limit.where}; the plan leaves {left} and {right}: keep fewer of these or more of those"
+                )
         return Plan(
             axes=axes,
             tensors=tuple(cut for name in self.dims if (cut := self._cut(name, mask)) is not None),
@@ -189,4 +197,11 @@ class Network:
             kept.append(None if stays is None or stays.all() else tuple(np.flatnonzero(stays).tolist()))
         if all(positions is None for positions in kept):
             return None
+        if any(positions == () for positions in kept):
+            raise PlanError(
+                f"{name} would be left without positions; keep more units of {', '.join(self._axes_in(name))}"
+            )
         return TensorCut(name, self.tensors[name].shape, tuple(kept), tuple(self.spared.get(name, ())))
+
+    def _axes_in(self, tensor: str) -> list[str]:
+        return [axis.name for axis in self.axes if any(slot.tensor == tensor for slot in axis.slots)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from secateur.axes.labels import Integers
+from secateur.axes.blocks import Integers
 from secateur.errors import AttributeFollowError
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from secateur.axes.labels import CONSTANT, Definition, Integers, Labels, Reason
+from secateur.axes.blocks import Integers
+from secateur.axes.labels import CONSTANT, Definition, Labels, Reason
 
 FREE = -1
 
@@ -22,25 +23,42 @@ class Solution:
     """What the labels turned out to be.
 
     Attributes:
-        primitive: For each label, the rows of classes it consists of: `primitive[k, label]`, padded with `CONSTANT`.
-        reasons: For each class, the index into `labels.frozen` of the reason it must stay, or `FREE`.
+        places: The number of each label among those left when dims tied as wholes are counted once; the last is that of -1.
+        consists: For each such number, the rows of classes it consists of, padded with `CONSTANT`; so is the last column.
+        frozen: Why classes must stay.
+        reasons: For each class, the index into `frozen` of the reason it must stay, or `FREE`.
         exact: For each class, whether removing it equals zeroing it.
         signature: For each class, a number that is equal for interchangeable classes.
     """
 
-    primitive: Integers
+    places: Integers
+    consists: Integers
+    frozen: tuple[Reason, ...]
     reasons: Integers
     exact: np.ndarray
     signature: np.ndarray
 
+    def classes(self, dim: Integers) -> Integers:
+        """The classes that each position of a dim consists of: `[factors, n] -> [more factors, n]`."""
+        rows = [self.consists[:, self.places[row]] for row in dim]
+        return rows[0] if len(rows) == 1 else np.concatenate(rows)
 
-def solve(labels: Labels) -> Solution:
+    @property
+    def primitive(self) -> Integers:
+        """For each label, the rows of classes it consists of."""
+        return self.consists[:, self.places[:-1]]
+
+
+def solve(run: Labels) -> Solution:
     """Unify all ties and definitions of a run."""
+    labels, places = run.united()
     solver = _Solver(labels)
     solver.unify_definitions()
     primitive = solver.expand(np.arange(labels.count, dtype=np.int64)[None])
     return Solution(
-        primitive=primitive,
+        places=places,
+        consists=np.append(primitive, np.full((len(primitive), 1), CONSTANT), axis=1),
+        frozen=tuple(reason for _, reason in labels.frozen),
         reasons=_frozen_classes(labels, primitive),
         exact=_exact_classes(labels, primitive),
         signature=_signatures(labels, primitive),
@@ -63,8 +81,8 @@ class _Solver:
         right = np.concatenate([pair[1] for pair in self.labels.ties])
         graph = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(count, count))
         _, component = connected_components(graph, directed=False)
-        smallest = np.full(component.max(initial=-1) + 1, count, dtype=np.int64)
-        np.minimum.at(smallest, component, np.arange(count))
+        smallest = np.empty(component.max(initial=-1) + 1, dtype=np.int64)
+        smallest[component[::-1]] = np.arange(count)[::-1]  # the last to be written stays
         self.root = smallest[component]
 
     def roots(self, labels: Integers) -> Integers:
@@ -164,16 +182,9 @@ class _Solver:
                 row = extra[0][rest]
                 unique, first = np.unique(c, return_index=True)
                 self._added.append(Definition(unique, np.stack([a[first], row[first]]), reason))
-                self._grow()
                 fine[j : j + 1] = [a, row]
                 return True
         return False
-
-    def _grow(self) -> None:
-        """Room for the labels that a refinement made."""
-        more = np.arange(len(self.root), self.labels.count, dtype=np.int64)
-        self.root = np.concatenate([self.root, more])
-        self._column = np.concatenate([self._column, np.full(len(more), -1)])
 
     def expand(self, factors: Integers) -> Integers:
         """Replace composite classes by their factors until only primitive ones are left: `[m, n] -> [m', n]`."""

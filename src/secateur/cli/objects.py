@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from secateur.errors import JobError, ModelError, SecateurError
-from secateur.torch.capture import line_of
+from secateur.torch.places import line_of
 
 
 def find_object(spec: str, folder: Path, what: str) -> Any:

@@ -146,7 +146,7 @@ class Reproduction:
     machine: Machine | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RunRecord:
     """What one run recorded. Whatever is left empty is left out of the report.
 
@@ -187,6 +187,18 @@ class RunRecord:
     reproduction: Reproduction = field(default_factory=Reproduction)
     notes: tuple[str, ...] = ()
     format: int = FORMAT
+
+    def __repr__(self) -> str:
+        return f"<RunRecord of {self.model}, {self.created}>"
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        from secateur.report.table import comparison_table
+
+        with (console := Console(width=100, no_color=True)).capture() as text:
+            console.print(f"{self.title}\n", comparison_table(self), sep="\n")
+        return "\n".join(line.rstrip() for line in text.get().splitlines())
 
     def to_json(self) -> str:
         """The record as JSON text; equal records give equal text.

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from secateur.errors import DataError, ModelError
-from secateur.torch.capture import Inputs, call, line_of
+from secateur.torch.capture import Inputs, call
+from secateur.torch.places import line_of
 
 Batches = Iterable[Any]
 """Batches, as a loader gives them; see `split_batch`."""

@@ -16,6 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.axes import ONE, Network, Reason, build_network
 from secateur.errors import CaptureError, DataError, ModelError, SecateurError
 from secateur.torch.attention import open_attention
+from secateur.torch.layers import limit_layer_sizes
+from secateur.torch.leaks import Created
+from secateur.torch.places import line_of
 from secateur.torch.recorder import INPUT, Recorder
 from secateur.torch.replicate import replicate
 from secateur.torch.rules import apply
@@ -69,15 +72,19 @@ def trace(model: nn.Module, example_inputs: Inputs) -> TracedNetwork:
     _check_model(model)
     if not tensors_in(example_inputs):
         raise DataError(f"example_inputs holds no tensor: {type(example_inputs).__name__}; pass what model(...) takes")
+    created, reason = Created(), ""
     try:
-        network = _watch(model, example_inputs, meta=True)
-    except _NeedsValuesError as reason:
+        network = _watch(model, example_inputs, created, meta=True)
+    except _NeedsValuesError as error:
+        reason = str(error)
+    created.recall()
+    if reason:
         if any(tensor.is_meta for tensor in _state(model).values()):
             raise CaptureError(
                 f"{type(model).__name__} looks at values while it runs ({reason}), but its parameters are on the meta device; "
                 "materialise them first, for example model.to_empty(device='cpu')"
-            ) from reason
-        network = _watch(model, example_inputs, meta=False)
+            )
+        network = _watch(model, example_inputs, created, meta=False)
     parts = {f.name: getattr(network, f.name) for f in fields(Network)}
     return TracedNetwork(**parts, model=model, inputs=example_inputs)
 
@@ -100,7 +107,7 @@ class _NeedsValuesError(Exception):
     """The run on meta tensors failed: probably because the code looked at a value."""
 
 
-def _watch(model: nn.Module, inputs: Inputs, meta: bool) -> Network:
+def _watch(model: nn.Module, inputs: Inputs, created: Created, meta: bool) -> Network:
     """Run a copy of the model under observation."""
     copy = replicate(model, _to_meta if meta else lambda tensor: tensor.detach().clone())
     copy.eval()
@@ -115,10 +122,12 @@ def _watch(model: nn.Module, inputs: Inputs, meta: bool) -> Network:
             recorder.learn(leaf, tuple(ONE if n == 1 else INPUT for n in leaf.shape), zero=False)
             if values is not None:
                 values.learn(leaf, real)
-    watch = _Watch(recorder, values, {id(tensor) for tensor in _state(model).values()})
+    watch = _Watch(recorder, values, {id(tensor) for tensor in _state(model).values()}, created)
     _freeze_output(recorder, _run(copy, moved, watch), model)
+    limit_layer_sizes(copy, recorder)
     if any(not recorder.was_read(parameter) for parameter in copy.parameters()):
         _watch_training(copy, moved, watch)
+    recorder.forget_tensors()
     return build_network(recorder.run)
 
 
@@ -174,9 +183,9 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Shows the recorder each operator as it passes."""
 
-    def __init__(self, recorder: Recorder, values: KnownValues | None, originals: set[int]) -> None:
+    def __init__(self, recorder: Recorder, values: KnownValues | None, originals: set[int], created: Created) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.recorder, self.values, self.originals = recorder, values, originals
+        self.recorder, self.values, self.originals, self.created = recorder, values, originals, created
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -186,6 +195,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 "weak reference holds it; make that a method, or a module of its own"
             )
         out = func(*args, **kwargs) if self.values is None else self.values.run(func, args, kwargs)
+        self.created.add(out)
         apply(self.recorder, func, args, kwargs, out)
         return out
 
@@ -209,21 +219,13 @@ def _open_paths() -> Iterator[None]:
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers, tied ones once, under their first name."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    found: dict[int, tuple[str, Tensor]] = {}
+    for path, module in model.named_modules():
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                found.setdefault(id(tensor), (f"{path}.{name}" if path else name, tensor))
+    return dict(found.values())
 
 
 def _to_meta(tensor: Tensor) -> Tensor:
     return torch.empty_like(tensor, device="meta")
-
-
-def line_of(error: BaseException) -> str:
-    """The innermost line of the user's code in a traceback."""
-    from secateur.torch.recorder import _OURS, _TORCH, _short
-
-    line, trace_ = "", error.__traceback__
-    while trace_ is not None:
-        file = trace_.tb_frame.f_code.co_filename
-        if not file.startswith((_TORCH, _OURS, "<")):
-            line = f"{_short(file)}:{trace_.tb_lineno}"
-        trace_ = trace_.tb_next
-    return line or "inside torch"

@@ -1,8 +1,10 @@
-"""The integers that torch's own layers keep follow from the shapes of their parameters."""
+"""The integers that torch's own layers keep follow from the shapes of their parameters; what torch asks of them."""
 
+import numpy as np
 from torch import Tensor, nn
 
-from secateur.errors import PlanError
+from secateur.axes import Comparison, Width
+from secateur.torch.recorder import Recorder
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
@@ -45,11 +47,6 @@ def _refresh(module: nn.Module) -> None:
             rows, module.input_size = module.get_parameter("weight_ih_l0").shape
             module.hidden_size = rows // _GATES[module.mode.partition("_")[0]]
             module.proj_size = module.get_parameter("weight_hr_l0").shape[0] if module.proj_size else 0
-            if module.proj_size >= module.hidden_size:
-                raise PlanError(
-                    f"an LSTM's projection must be narrower than its cell, but the plan leaves {module.proj_size} and "
-                    f"{module.hidden_size}: torch cannot run that; keep more units of the cell or fewer of the projection"
-                )
         case nn.RNNCellBase():
             module.input_size, module.hidden_size = module.weight_ih.shape[1], module.weight_hh.shape[1]
         case _:
@@ -69,3 +66,13 @@ def _refresh_attention(module: nn.MultiheadAttention) -> None:
     else:
         module.kdim, module.vdim = module.k_proj_weight.shape[1], module.v_proj_weight.shape[1]
         module.head_dim = module.q_proj_weight.shape[0] // module.num_heads
+
+
+def limit_layer_sizes(model: nn.Module, recorder: Recorder) -> None:
+    """Note what torch asks of its layers' sizes: an LSTM's projection must be narrower than its cell."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.LSTM) and module.proj_size:
+            projection, cell = recorder.dims(module.get_parameter("weight_hr_l0"))
+            if isinstance(projection, np.ndarray) and isinstance(cell, np.ndarray):
+                text = f"{path}: torch wants an LSTM's projection narrower than its cell"
+                recorder.run.limits.append(Comparison("<", Width(projection), Width(cell), True, text))

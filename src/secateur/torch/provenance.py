@@ -26,12 +26,16 @@ TAKES_SIZES: Mapping[str, tuple[slice, str]] = {
     "new_full": (slice(1, 2), "size"),
     "narrow": (slice(2, 4), "length"),
     "unflatten": (slice(2, 3), "sizes"),
+    "repeat_interleave": (slice(1, 2), "repeats"),
     "group_norm": (slice(1, 2), "num_groups"),
 }
 """Functions to which the caller hands sizes: the positional arguments that hold them, or their keyword.
 
 All others compute their sizes from the tensors; a `Size` that is handed to them is used as a number.
 """
+
+_INFERS = frozenset({"view", "reshape", "unflatten", "expand", "broadcast_to"})
+"""Functions that work out for themselves what -1 stands for."""
 
 _SHAPE: Any = Tensor.shape.__get__  # type: ignore[attr-defined]
 
@@ -42,18 +46,19 @@ class Frame:
 
     Attributes:
         name: The function.
-        sizes: The sizes that the caller handed over, in order; those that an operator has received are dropped.
+        sizes: The sizes that the caller handed over, in order, None for one that torch adds; those that an operator has received
+            are dropped.
     """
 
     name: str
-    sizes: list[int]
+    sizes: list[int | None]
 
     def take(self, value: int) -> Expression | None:
         """Where `value` came from: an expression, a plain number of the caller's, or None: torch computed it itself."""
         for i, size in enumerate(self.sizes):
-            if int.__eq__(size, value):
+            if size is None or int.__eq__(size, value):
                 del self.sizes[: i + 1]
-                return size.expression if isinstance(size, Size) else value
+                return size.expression if isinstance(size, Size) else size
         return None
 
 
@@ -109,7 +114,10 @@ class WatchSizes(TorchFunctionMode):
         """The sizes among the arguments; every other `Size` is used as a number."""
         where, keyword = TAKES_SIZES.get(name, (slice(0, 0), ""))
         chosen = args[where]
-        sizes = list(_numbers((*chosen, kwargs[keyword]) if keyword in kwargs else chosen))
+        sizes: list[int | None] = list(_numbers((*chosen, kwargs[keyword]) if keyword in kwargs else chosen))
+        if name in _INFERS:
+            sizes = [None if size is not None and int.__eq__(size, -1) else size for size in sizes]
+        sizes = [*[None] * _sizes_before(name, args, kwargs), *sizes]
         others = [*args[: where.start], *args[where.stop :]] if where.stop is not None else args[: where.start]
         named = [value for key, value in kwargs.items() if key != keyword]
         for number in _numbers((*others, *named)):
@@ -129,6 +137,15 @@ class WatchSizes(TorchFunctionMode):
 
     def _size(self, value: int, dim: object) -> int:
         return Size(value, Width(dim), self.tracker) if isinstance(dim, np.ndarray) else value
+
+
+def _sizes_before(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """How many sizes torch puts before those of the caller, in what it hands to its operators."""
+    position = {"unflatten": 1, "repeat_interleave": 2}.get(name)
+    if position is None:
+        return 0
+    dim = kwargs.get("dim", args[position] if len(args) > position else None)
+    return 2 if dim is None else int(dim) % args[0].ndim + (name == "repeat_interleave")
 
 
 def plain(value: int) -> int:

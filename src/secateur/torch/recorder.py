@@ -4,14 +4,10 @@ The recorder is what the operator rules talk to. Labels survive aliasing by them
 the view shares with its base, so the base needs no update.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from secateur.axes import (
@@ -30,6 +26,7 @@ from secateur.axes import (
     Width,
 )
 from secateur.axes.sizes import attributes_of, evaluate, widths_of
+from secateur.torch.places import running
 from secateur.torch.provenance import WatchSizes
 from secateur.torch.size import Tracker
 
@@ -38,10 +35,6 @@ INPUT = Fixed(Reason("the model's input"))
 
 _CHECKS_SIZES = frozenset({"multi_head_attention_forward", "native_channel_shuffle"})
 _LEAVE_TORCH = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage"})
-
-_TORCH = f"{Path(torch.__file__).parent}/"
-_OURS = f"{Path(__file__).parent}/"
-_BOUNDARY = f"{_OURS}capture.py"
 
 
 class Recorder:
@@ -80,6 +73,11 @@ class Recorder:
         assert len(dims) == tensor.ndim, f"{len(dims)} dims for a tensor of {tensor.ndim}"
         self._known[id(tensor)] = (tensor, dims, zero)
 
+    def forget_tensors(self) -> None:
+        """Let go of all tensors: what they stood for is written down."""
+        self._known.clear()
+        self._order.clear()
+
     def dims(self, tensor: Tensor) -> Dims:
         """What each dim of `tensor` stands for."""
         known = self._known.get(id(tensor))
@@ -113,23 +111,8 @@ class Recorder:
     def where(self) -> str:
         """The line of the user's code, and the module, that are running now; looked up once for each operator."""
         if self._where is None:
-            self._where = self._look_up()
+            self._where = running(self.paths)
         return self._where
-
-    def _look_up(self) -> str:
-        frame: FrameType | None = sys._getframe(2)
-        line = module = ""
-        while frame is not None and not (line and module):
-            file = frame.f_code.co_filename
-            if file == _BOUNDARY and frame.f_code.co_name == "call":
-                break  # the frames below are those that called trace()
-            owner = frame.f_locals.get("self")
-            if not module and isinstance(owner, nn.Module):
-                module = self.paths.get(id(owner), "")
-            if not line and not file.startswith((_TORCH, _OURS, "<")):
-                line = f"{_short(file)}:{frame.f_lineno}"
-            frame = frame.f_back
-        return f"{line} in {module}" if module and line else line or module
 
     def size(self, value: int, dim: Dim, negative: bool = False) -> Expression | None:
         """The running operator received `value` as the size of `dim`: it must follow when `dim` shrinks.
@@ -241,12 +224,3 @@ class Recorder:
     def _tie_all(self, left: Tensor, right: Tensor) -> None:
         for ours, theirs in zip(self.dims(left), self.dims(right), strict=True):
             self.labels.tie(ours, theirs, self.reason("tied"))
-
-
-def _short(file: str) -> str:
-    """A path as a person would name it: relative to the working directory, or below site-packages."""
-    for marker in ("site-packages/", "dist-packages/"):
-        if marker in file:
-            return file.split(marker, 1)[1]
-    path = Path(file)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -5,6 +5,7 @@ everything else: classes, hooks, modes, shared modules and tied weights, plain a
 """
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -37,11 +38,43 @@ def replicate(model: nn.Module, convert: Convert) -> nn.Module:
                 memo[id(tensor)] = _converted(tensor, convert)
     try:
         with _ConvertPlainTensors(convert):
+            _copy_modules(model, memo)
             return copy.deepcopy(model, memo)
     except (TypeError, RuntimeError, ValueError, AttributeError, SystemError) as error:
         raise ModelError(
             f"{type(model).__name__} cannot be copied ({error}); give the attribute that cannot be copied a __deepcopy__ method"
         ) from error
+
+
+def _copy_modules(model: nn.Module, memo: dict[int, Any]) -> None:
+    """Do for ordinary modules what a deep copy does, without its dozen steps for each of their dozen empty tables of hooks."""
+    modules = list(model.modules())
+    classes = {cls for cls in set(map(type, modules)) if _is_ordinary(cls)}
+    ordinary = [module for module in modules if type(module) in classes]
+    for module in ordinary:
+        memo[id(module)] = type(module).__new__(type(module))
+    for module in ordinary:
+        vars(memo[id(module)]).update((name, _copied(value, memo)) for name, value in vars(module).items())
+
+
+def _is_ordinary(cls: type[nn.Module]) -> bool:
+    """Whether a deep copy of a module is a copy of its `__dict__`: it says nothing else about copying or pickling."""
+    same = all(getattr(cls, name, None) is getattr(nn.Module, name, None) for name in _COPYING)
+    restores = cls.__setstate__ in (nn.Module.__setstate__, nn.modules.conv._ConvNd.__setstate__)
+    return same and restores and not any("__slots__" in vars(base) for base in cls.__mro__)
+
+
+_COPYING = ("__deepcopy__", "__getstate__", "__reduce__", "__reduce_ex__", "__new__")
+_ATOMS = frozenset({int, float, bool, str, type(None), torch.dtype})
+_TABLES = frozenset({dict, OrderedDict, set})
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    if type(value) in _ATOMS:
+        return value
+    if type(value) in _TABLES and not value:
+        return memo.setdefault(id(value), type(value)())
+    return copy.deepcopy(value, memo)
 
 
 def _converted(tensor: Tensor, convert: Convert) -> Tensor:

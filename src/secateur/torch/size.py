@@ -1,6 +1,7 @@
 """`Size`: an integer that remembers where it comes from, through arithmetic and comparisons."""
 
 import operator
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -125,6 +126,8 @@ def remember_attributes(model: nn.Module, tracker: Tracker) -> None:
     """Replace the integers that the modules of `model` keep by integers that remember their place."""
     for path, module in model.named_modules():
         for name, value in list(vars(module).items()):
+            if type(value) in _COMMON:
+                continue
             if _is_kept_integer(value):
                 vars(module)[name] = Size(int(value), Attribute(path, name, None, int(value)), tracker)
             elif type(value) in (tuple, list) and value and all(map(_is_kept_integer, value)):
@@ -132,6 +135,10 @@ def remember_attributes(model: nn.Module, tracker: Tracker) -> None:
                     Size(int(item), Attribute(path, name, index, int(item)), tracker)
                     for index, item in enumerate(value)
                 )
+
+
+_COMMON = frozenset({bool, str, float, type(None), dict, OrderedDict, set})
+"""Most of what modules keep is of these types, and holds no sizes."""
 
 
 def _is_kept_integer(value: object) -> bool:

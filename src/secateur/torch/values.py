@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from secateur.torch.metarun import MetaRunner
+from secateur.torch.schema import operands, schema_of
 
 LIMIT = 1 << 16
 """Tensors with more elements are not followed."""
@@ -38,11 +39,10 @@ class KnownValues:
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run an operator on the meta tensors, and on the real values where all of them are known."""
-        operands = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        known = all(id(operand) in self._real for operand in operands)
-        followed = known and torch.Tag.nondeterministic_seeded not in func.tags
-        name = func._schema.name.removeprefix("aten::")
-        if name in _NEEDS_VALUES and known:
+        schema = schema_of(func)
+        known = all(id(operand) in self._real for operand in operands((args, tuple(kwargs.values()))))
+        followed = known and not schema.seeded
+        if schema.name in _NEEDS_VALUES and known:
             real = self._on_real(func, args, kwargs)
             return pytree.tree_map_only(Tensor, self._stand_in, real)
         out = self._meta.run(func, args, kwargs)
@@ -73,12 +73,11 @@ class KnownValues:
 
     def _forget_written(self, func: Any, args: tuple[Any, ...]) -> None:
         """A known tensor was written with unknown values: it and all views of its storage are unknown from now on."""
-        for argument, value in zip(func._schema.arguments, args, strict=False):
-            written = argument.alias_info is not None and argument.alias_info.is_write
-            if written and isinstance(value, Tensor) and id(value) in self._real:
+        for value in (args[i] for i in schema_of(func).written if i < len(args)):
+            if isinstance(value, Tensor) and id(value) in self._real:
                 storage = self._real[id(value)][1].untyped_storage().data_ptr()
                 self._real = {k: v for k, v in self._real.items() if v[1].untyped_storage().data_ptr() != storage}
 
 
 def _all_small(out: Any) -> bool:
-    return all(leaf.numel() <= LIMIT for leaf in pytree.tree_leaves(out) if isinstance(leaf, Tensor))
+    return all(tensor.numel() <= LIMIT for tensor in operands((out,)))

@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.axes import Axis, Integers, Network, Plan
 from secateur.errors import SecateurError, VerificationError
 from secateur.torch.apply import compact, mask, state_of
-from secateur.torch.capture import Inputs, TracedNetwork, call, line_of, trace
+from secateur.torch.capture import Inputs, TracedNetwork, call, trace
+from secateur.torch.places import line_of
 from secateur.torch.replicate import replicate
 from secateur.torch.structure import tensors_in
 

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.errors import DataError
 from secateur.torch.batches import Loss, cross_entropy, is_out_of_memory, logits_of, run, split_batch
-from secateur.torch.capture import line_of
+from secateur.torch.places import line_of
 from secateur.train.distill import Distill
 
 

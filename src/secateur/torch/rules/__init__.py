@@ -4,7 +4,7 @@ A rule is a function `(recorder, out, **arguments)` with the operator's own argu
 result stand for. An operator without a rule freezes what it touches.
 """
 
-from secateur.torch.rules import contraction, creation, lookup, movement, normalisation, reduction
+from secateur.torch.rules import contraction, creation, image, lookup, movement, normalisation, parts, reduction
 from secateur.torch.rules.dispatch import apply
 
-__all__ = ["apply", "contraction", "creation", "lookup", "movement", "normalisation", "reduction"]
+__all__ = ["apply", "contraction", "creation", "image", "lookup", "movement", "normalisation", "parts", "reduction"]

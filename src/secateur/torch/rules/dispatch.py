@@ -10,17 +10,19 @@ from torch._ops import OpOverload
 from secateur.axes import ONE
 from secateur.torch.recorder import CONSTANT, Recorder
 from secateur.torch.rules.pointwise import broadcast, keeps_zero
-from secateur.torch.rules.registry import RULES, Entry, Result, fixed_dims, is_pointwise
+from secateur.torch.rules.registry import RULES, Entry, Result, fixed_dims
+from secateur.torch.schema import operands, schema_of
 
 logger = logging.getLogger(__name__)
 
 
 def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Work out what the results of one operator stand for."""
-    name = func._schema.name.removeprefix("aten::")
+    schema = schema_of(func)
+    name = schema.name
     recorder.begin(name)
     arguments = _bound(func, args, kwargs)
-    tensors = list(_tensors(arguments.values()))
+    tensors = operands(arguments.values())
     for tensor in tensors:
         recorder.used(tensor)
         recorder.labels.observe(recorder.dims(tensor))
@@ -28,7 +30,7 @@ def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: d
     try:
         if entry is not None:
             _by_rule(recorder, entry, arguments, tensors, out)
-        elif is_pointwise(func):
+        elif schema.pointwise:
             _pointwise(recorder, tensors, out)
             recorder.result_zero = keeps_zero(recorder, func, args, kwargs)
             _set_zero(recorder, out)
@@ -42,17 +44,14 @@ def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: d
 
 def _bound(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The call's arguments by the operator's own names, with defaults filled in."""
-    arguments = func._schema.arguments
-    bound = {a.name: a.default_value for a in arguments if a.has_default_value()}
-    bound.update(zip((a.name for a in arguments), args, strict=False))
-    bound.update(kwargs)
-    return {("input" if name == "self" else name): value for name, value in bound.items()}
+    schema = schema_of(func)
+    return {**schema.defaults, **dict(zip(schema.arguments, args, strict=False)), **kwargs}
 
 
 def _by_rule(recorder: Recorder, entry: Entry, arguments: dict[str, Any], tensors: Sequence[Tensor], out: Any) -> None:
     """Apply a rule, and freeze the tensors that it does not read."""
     if entry.reads is not None:
-        unread = _tensors(value for name, value in arguments.items() if name not in entry.reads)
+        unread = operands(value for name, value in arguments.items() if name not in entry.reads)
         recorder.freeze_all(unread, f"an argument of {recorder.operator} that its rule does not read")
     result = entry.function(recorder, out, **arguments)
     if recorder.result_zero is None:
@@ -92,31 +91,19 @@ def _unknown(recorder: Recorder, text: str, tensors: Sequence[Tensor], out: Any)
     """Nothing that this operator touches may be removed."""
     reason = recorder.freeze_all(tensors, text)
     recorder.result_zero = False
-    for tensor in _tensors(out if isinstance(out, (tuple, list)) else [out]):
+    for tensor in operands([out]):
         recorder.learn(tensor, fixed_dims(tensor, reason), zero=False)
 
 
 def _remember_memory(recorder: Recorder, func: OpOverload, arguments: dict[str, Any], out: Any) -> None:
     """Which results lie in the memory of an operand, and which memory was written."""
-    outs = [out] if isinstance(out, Tensor) else out if isinstance(out, (tuple, list)) else []
-    for argument in func._schema.arguments:
-        value = arguments.get("input" if argument.name == "self" else argument.name)
-        if argument.alias_info is None or not isinstance(value, Tensor):
-            continue
-        if argument.alias_info.is_write:
-            if not recorder.result_zero:
-                recorder.written(value)
-        else:
-            for tensor in outs:
-                if isinstance(tensor, Tensor):
-                    recorder.shares(tensor, value)
-
-
-def _tensors(values: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
+    schema = schema_of(func)
+    for i in schema.written:
+        value = arguments.get(schema.arguments[i])
+        if isinstance(value, Tensor) and not recorder.result_zero:
+            recorder.written(value)
+    for i in schema.shared:
+        value = arguments.get(schema.arguments[i])
         if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (tuple, list)):
-            found.extend(_tensors(value))
-    return found
+            for tensor in operands([out]):
+                recorder.shares(tensor, value)

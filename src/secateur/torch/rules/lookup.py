@@ -110,7 +110,29 @@ def index_put(
     return dims
 
 
-@rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy", "index_fill", "masked_scatter")
+@rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_reduce", "index_copy", "index_fill")
+def along_dim_put(recorder: Recorder, out: Tensor, input: Tensor, dim: int, index: Tensor, **arguments: Any) -> Dims:
+    """Writes at indices along one dim; a full index tensor (`scatter`) addresses every dim position by position."""
+    dims, reason = recorder.dims(input), recorder.reason("written by index")
+    written = next((v for key in ("source", "src") if isinstance(v := arguments.get(key), Tensor)), None)
+    recorder.result_zero = recorder.zero(input) and written is not None and recorder.zero(written)
+    for other in (index, written):
+        if other is None:
+            continue
+        if other.ndim != input.ndim:
+            recorder.freeze_all([other], "written by index")
+            continue
+        for d, theirs in enumerate(recorder.dims(other)):
+            if d == dim % input.ndim or other.shape[d] != input.shape[d]:
+                recorder.labels.freeze(theirs, reason)
+                recorder.labels.freeze(dims[d], reason)
+            elif other.shape[d] != 1:
+                recorder.labels.tie(dims[d], theirs, reason)
+    recorder.labels.freeze(dims[dim], reason)
+    return dims
+
+
+@rule("masked_scatter")
 def scatter(recorder: Recorder, out: Tensor, input: Tensor, **arguments: Any) -> Dims:
     """Writes at positions that the data decide."""
     tensors = [input, *(value for value in arguments.values() if isinstance(value, Tensor))]

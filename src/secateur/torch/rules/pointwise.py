@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from secateur.axes import ONE, Dim, Dims
 from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import rule
 
-_ARBITRARY = (1.37, -2.61, 0.0)
+_ARBITRARY = tuple(product((1.37, -2.61, 0.0), (True, False)))
+"""What operands that carry no zeros may hold: a number, and a truth value where they are masks."""
 
 
 def broadcast(recorder: Recorder, tensors: Sequence[Tensor], out: Tensor) -> Dims:
@@ -60,8 +62,8 @@ def _scalar_key(recorder: Recorder, value: Any) -> Any:
 @lru_cache(maxsize=4096)
 def _zero_stays(func: OpOverload, key: tuple[Any, ...], names: tuple[str, ...]) -> bool:
     """Run the operator on single numbers: 0 for operands that carry zeros, several values for the others."""
-    for arbitrary in _ARBITRARY:
-        values = [_scalar(item, arbitrary) for item in key]
+    for number, truth in _ARBITRARY:
+        values = [_scalar(item, number, truth) for item in key]
         count = len(values) - len(names)
         try:
             with torch._C.DisableTorchFunction():
@@ -74,7 +76,8 @@ def _zero_stays(func: OpOverload, key: tuple[Any, ...], names: tuple[str, ...]) 
     return True
 
 
-def _scalar(item: Any, arbitrary: float) -> Any:
+def _scalar(item: Any, number: float, truth: bool) -> Any:
     if isinstance(item, tuple) and item and item[0] == "tensor":
+        arbitrary = truth if item[2] is torch.bool else number
         return torch.tensor(0.0 if item[1] else arbitrary, dtype=torch.float32).to(item[2])
     return item

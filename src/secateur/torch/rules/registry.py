@@ -5,9 +5,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch._ops import OpOverload
 
 from secateur.axes import ONE, Dims, Fixed, Reason
 
@@ -15,13 +13,6 @@ logger = logging.getLogger(__name__)
 
 Result = Dims | list[Dims] | None
 Rule = Callable[..., Result]
-
-_UNTAGGED = frozenset(
-    (  # noqa: SIM905 - names, read as prose
-        "hardswish _prelu_kernel log_sigmoid_forward rrelu_with_noise floor_divide polar complex real imag"
-    ).split()
-)
-"""Element-wise operators that torch 2.13 does not tag as such."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +48,6 @@ def rule(*names: str, keeps_zero: bool = False) -> Callable[[Rule], Rule]:
         return function
 
     return register
-
-
-def is_pointwise(func: OpOverload) -> bool:
-    """By torch's own tag; an in-place operator counts as what it does out of place."""
-    name = func._schema.name.removeprefix("aten::")
-    if torch.Tag.pointwise in func.tags or name.removesuffix("_") in _UNTAGGED:
-        return True
-    packet = getattr(torch.ops.aten, name.removesuffix("_"), None) if name.endswith("_") else None
-    functional = getattr(packet, func._overloadname, None)
-    return functional is not None and torch.Tag.pointwise in functional.tags
 
 
 def fixed_dims(tensor: Tensor, reason: Reason) -> Dims:
