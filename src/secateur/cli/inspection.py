@@ -105,7 +105,7 @@ def _head(inspection: Inspection) -> Text:
     units, total = sum(one.axis.size for one in inspection.axes), inspection.total
     return Text.assemble(
         (inspection.name, "bold"),
-        f": {len(inspection.axes):,} axes with {units:,} units; {total.parameters:,} parameters, {total.macs:,} MACs, "
+        f": {len(inspection.axes):,} {'axis' if len(inspection.axes) == 1 else 'axes'} with {units:,} units; {total.parameters:,} parameters, {total.macs:,} MACs, "
         f"{quantity(total.bytes, 'B')}",
     )
 
