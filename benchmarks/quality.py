@@ -1,0 +1,239 @@
+"""Accuracy at a half, a quarter and an eighth of the multiply-adds: Secateur against its peers, at the same widths.
+
+    python benchmarks/quality.py --data DIR             # everything, some forty minutes in one thread
+    python benchmarks/quality.py --tasks fashion --seeds 1 --output /tmp/quality.json
+
+Every tool gets the same trained network, the same calibration sample and the widths to leave; then the same
+short training follows.
+Each measurement is kept as it comes, and a run that was ended goes on from there.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from classifiers import loaded_resnet20, trained_cnn
+from images import Images, MissingDataError, cifar, fashion
+from machine import machine, versions
+from pruners import TOOLS, Cut, Job, MissingPackageError, check_installed, goal_of
+from rich.console import Console
+from rich.progress import Progress
+from torch import nn
+
+import secateur as sc
+
+SHARES: Mapping[str, float] = {"2x": 1 / 2, "4x": 1 / 4, "8x": 1 / 8}
+"""What stays of the multiply-adds."""
+
+TITLES: Mapping[str, str] = {"fashion": "CNN, Fashion-MNIST", "cifar": "ResNet-20, CIFAR-10 (JPEG copy)"}
+
+CALIBRATION = 1024
+EPOCHS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A network and its images.
+
+    Attributes:
+        train: What the calibration sample is drawn from, and what the network is trained on after pruning.
+        test: What accuracy is measured on.
+        dense: Gives the trained network of a seed.
+        exclude: The axes that keep their width, for all tools.
+    """
+
+    train: Images
+    test: Images
+    dense: Callable[[int], nn.Module]
+    exclude: tuple[str, ...] = ()
+
+
+def fashion_task(options: argparse.Namespace) -> Task:
+    train, test = fashion(options.fashion)
+    dense = train.first(options.dense_images)
+    return Task(
+        train.first(options.images),
+        test.first(options.test),
+        lambda seed: trained_cnn(dense, epochs=3, seed=seed),
+    )
+
+
+def cifar_task(options: argparse.Namespace) -> Task:
+    train, test = cifar(options.data, options.images, options.test)
+    # The residual stream stays whole, because torch-pruning cannot follow shortcuts that are filled up with zeros.
+    return Task(train, test, lambda _: loaded_resnet20(options.data), exclude=("conv1",))
+
+
+TASKS: Mapping[str, Callable[[argparse.Namespace], Task]] = {"fashion": fashion_task, "cifar": cifar_task}
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = parse()
+    torch.set_num_threads(1)
+    try:
+        check_installed(TOOLS[tool].package for tool in options.tools)
+        records = measure(options)
+    except (MissingDataError, MissingPackageError) as error:
+        sys.exit(f"quality.py: {error}")
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(report(records, options), indent=1) + "\n", encoding="utf-8")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    folder = Path(__file__).parent
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="has cifar10-jpeg.tar.xz and resnet20-jpeg.safetensors"
+    )
+    parser.add_argument(
+        "--fashion", type=Path, metavar="DIR", default=Path("/usr/share/datasets/fashion-mnist"), help="has *-ubyte.gz"
+    )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="NAME")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS), metavar="NAME")
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--images", type=int, default=5000, help="to train on after pruning")
+    parser.add_argument("--dense-images", type=int, default=20_000, help="to train the CNN on before")
+    parser.add_argument("--test", type=int, default=2000, help="images to measure accuracy on")
+    parser.add_argument("--output", type=Path, default=folder / "results" / "quality.json")
+    parser.add_argument("--records", type=Path, default=folder.parent / "build" / "quality.jsonl", help="to go on from")
+    options = parser.parse_args()
+    if options.data is None and "cifar" in options.tasks:
+        print("ResNet-20 on CIFAR-10 is left out: no --data DIR with cifar10-jpeg.tar.xz and resnet20-jpeg.safetensors")
+        options.tasks.remove("cifar")
+    return options
+
+
+def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All records: those of an earlier run with the same settings, and the missing ones."""
+    wanted = {(task, seed, tool) for task in options.tasks for seed in range(options.seeds) for tool in options.tools}
+    settings = {"images": options.images, "dense images": options.dense_images, "test": options.test}
+    records = [record for record in read_records(options.records) if record["settings"] == settings]
+    records = [record for record in records if (record["task"], record["seed"], record["tool"]) in wanted]
+    options.records.parent.mkdir(parents=True, exist_ok=True)
+    with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as progress:
+        bar = progress.add_task("", total=len(wanted) * len(SHARES), completed=len(records))
+        for name in options.tasks:
+            done = {(r["seed"], r["tool"], r["share"]) for r in records if r["task"] == name}
+            for record in measure_task(name, options, done):
+                records.append({"settings": settings, "task": name, **record})
+                with options.records.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(records[-1]) + "\n")
+                progress.update(bar, advance=1, description=f"{name}, {record['tool']}")
+                progress.console.print(f"{name:8} {describe(record)}", soft_wrap=True, highlight=False)
+    return records
+
+
+def measure_task(name: str, options: argparse.Namespace, done: Set[tuple[int, str, str]]) -> Iterator[dict[str, Any]]:
+    """The records of one task that are not done yet."""
+    task = TASKS[name](options)
+    for seed in range(options.seeds):
+        todo = [tool for tool in options.tools if any((seed, tool, share) not in done for share in SHARES)]
+        if not todo:
+            continue
+        dense = task.dense(seed)
+        job = Job(dense, task.train.pixels[:1], task.train.sample(CALIBRATION, seed).batches(), task.exclude, seed)
+        whole = {"dense": accuracy(dense, task.test), "dense macs": macs(dense, job)}
+        for tool in todo:
+            cut = TOOLS[tool].prepare(job)
+            for share, part in SHARES.items():
+                if (seed, tool, share) not in done:
+                    yield {"seed": seed, "tool": tool, "share": share, **whole, **pruned(cut, part, job, task)}
+
+
+def pruned(cut: Cut, part: float, job: Job, task: Task) -> dict[str, Any]:
+    """One tool at one share: what it leaves, before and after the short training."""
+    goal = goal_of(job, part)
+    started = time.process_time()
+    small = cut(goal)
+    seconds = time.process_time() - started
+    at_once = accuracy(small, task.test)
+    layers = {name: layer for name, layer in small.named_modules() if isinstance(layer, nn.Conv2d)}
+    found = {
+        "widths": {name: layer.out_channels for name, layer in layers.items()},
+        "same widths": all(
+            layer.out_channels == goal.widths.get(name, job.dense.get_submodule(name).out_channels)
+            for name, layer in layers.items()
+        ),
+        "macs": macs(small, job),
+        "seconds": seconds,
+        "at once": at_once,
+    }
+    sc.recover.FineTune(epochs=EPOCHS, seed=job.seed)(small, task.train.shuffled())
+    return {**found, "recovered": accuracy(small, task.test)}
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Images) -> float:
+    """The share of images whose class has the highest output."""
+    model.eval()
+    right = sum(int((model(pixels).argmax(1) == labels).sum()) for pixels, labels in images.batches())
+    return right / len(images.labels)
+
+
+def macs(model: nn.Module, job: Job) -> int:
+    """The multiply-adds of one image, counted alike whoever made the model."""
+    return sc.trace(model, job.example).cost().macs
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """What an earlier run left; a last line that was cut off does not count."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}\n")]
+
+
+def describe(record: Mapping[str, Any]) -> str:
+    return (
+        f"seed {record['seed']} {record['tool']:28} {record['share']}: {record['macs'] / record['dense macs']:6.1%} of "
+        f"{record['dense macs']:,} multiply-adds, {record['dense']:.1%} -> {record['at once']:.1%}, "
+        f"trained {record['recovered']:.1%} ({record['seconds']:.1f} CPU s)"
+    )
+
+
+def report(records: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
+    """The result as docs/hooks/benchmarks.py wants it, with all single measurements."""
+    rows = [row for task in options.tasks for row in rows_of(task, [r for r in records if r["task"] == task], options)]
+    return {
+        "title": "Accuracy after pruning, at the same widths",
+        "command": "python benchmarks/quality.py --data DIR",
+        "machine": f"{machine()}; one thread",
+        "columns": ["network", "tool", "criterion", "mended", *SHARES, *(f"{share}, trained" for share in SHARES)],
+        "rows": rows,
+        "notes": [],
+        "versions": versions(("torch", "numpy", *sorted({TOOLS[tool].package for tool in options.tools}))),
+        "values": list(records),
+    }
+
+
+def rows_of(task: str, records: Sequence[Mapping[str, Any]], options: argparse.Namespace) -> list[list[Any]]:
+    """The table's rows of one task: the dense network, then the tools."""
+    dense = {record["seed"]: record["dense"] for record in records}
+    rows: list[list[Any]] = [[TITLES[task], "dense", "-", "-", spread(dense.values()), *["-"] * (2 * len(SHARES) - 1)]]
+    for tool in options.tools:
+        cells = [
+            spread(record[when] for record in records if record["tool"] == tool and record["share"] == share)
+            for when in ("at once", "recovered")
+            for share in SHARES
+        ]
+        rows.append([TITLES[task], TOOLS[tool].package, TOOLS[tool].criterion, TOOLS[tool].mended, *cells])
+    return rows
+
+
+def spread(values: Iterable[float]) -> str:
+    """The mean in per cent, and between which values it lies."""
+    found = [100 * value for value in values]
+    return f"{statistics.mean(found):.1f} ({min(found):.1f}-{max(found):.1f})"
+
+
+if __name__ == "__main__":
+    main()
