@@ -85,10 +85,16 @@ def goal_of(job: Job, share: float) -> Goal:
     return Goal(share, {cut.name.removesuffix(".weight"): cut.shape_after[0] for cut in convolutions})
 
 
-def secateur(job: Job, score: Callable[[int], sc.scores.Score], *, mend: bool = True) -> Cut:
-    """One call, with the share of every layer and the score chosen."""
-    network = sc.trace(job.dense, job.example)
-    scores = score(job.seed)(network, job.batches)
+def secateur(
+    job: Job,
+    score: Callable[[int], sc.scores.Score],
+    *,
+    allocation: Callable[..., sc.allocate.Allocator] = sc.allocate.Uniform,
+    exclude: tuple[str, ...] | None = None,
+    mend: bool = True,
+) -> Cut:
+    """The one call; the scores, which are the same for all widths, are computed before."""
+    scores = score(job.seed)(sc.trace(job.dense, job.example), job.batches)
 
     def cut(goal: Goal) -> nn.Module:
         return sc.prune(
@@ -97,8 +103,8 @@ def secateur(job: Job, score: Callable[[int], sc.scores.Score], *, mend: bool = 
             budget=sc.Budget(macs=goal.share),
             data=job.batches,
             score=lambda *_: scores,
-            allocation=sc.allocate.Uniform,
-            exclude=job.exclude,
+            allocation=allocation,
+            exclude=job.exclude if exclude is None else exclude,
             measure=False,
             **({} if mend else {"compensation": ()}),
         ).model
@@ -106,19 +112,9 @@ def secateur(job: Job, score: Callable[[int], sc.scores.Score], *, mend: bool = 
     return cut
 
 
-def _fisher(_: int) -> sc.scores.Score:
+def fisher(_: int) -> sc.scores.Score:
+    """What the call takes by itself where there are labels."""
     return sc.scores.Fisher()
-
-
-def secateur_default(job: Job) -> Cut:
-    """One call, with nothing chosen but the budget."""
-
-    def cut(goal: Goal) -> nn.Module:
-        return sc.prune(
-            job.dense, job.example, budget=sc.Budget(macs=goal.share), data=job.batches, seed=job.seed, measure=False
-        ).model
-
-    return cut
 
 
 def torch_pruning(job: Job, importance: str, *, norms: bool = False) -> Cut:
@@ -127,10 +123,11 @@ def torch_pruning(job: Job, importance: str, *, norms: bool = False) -> Cut:
 
     importances = {"magnitude": tp.importance.GroupMagnitudeImportance, "taylor": tp.importance.GroupTaylorImportance}
 
+    gradients = _gradients(job) if importance == "taylor" else {}
+
     def cut(goal: Goal) -> nn.Module:
-        model = copy.deepcopy(job.dense)
+        model = _copy(job.dense, gradients)
         layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)}
-        _gradients(model, job.batches)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             pruner = tp.pruner.BasePruner(
@@ -166,8 +163,7 @@ def torch_kirigami(job: Job, metric: str) -> Cut:
 
     @cache
     def scored(names: tuple[str, ...]) -> list[float]:
-        model = copy.deepcopy(job.dense)
-        _gradients(model, job.batches)
+        model = _copy(job.dense, _gradients(job) if metric == "taylor" else {})
         pruner, space = opened(names, model)
         budget, axes = kirigami.ChannelRatio(0.0), space.channel_axes
         context = kirigami.PlanningContext(pruner.graph, space.candidates, budget, axes, pruner.constraints)
@@ -200,10 +196,15 @@ TOOLS: Mapping[str, Tool] = {
         "torch-kirigami", "group magnitude, L2", "-", partial(torch_kirigami, metric="magnitude")
     ),
     "torch-kirigami, Taylor": Tool("torch-kirigami", "Taylor", "-", partial(torch_kirigami, metric="taylor")),
-    "secateur, bare": Tool("secateur", "Fisher", "-", partial(secateur, score=_fisher, mend=False)),
+    "secateur, bare": Tool("secateur", "Fisher", "-", partial(secateur, score=fisher, mend=False)),
     "secateur, random": Tool("secateur", "random", "refit, batch norms", partial(secateur, score=sc.scores.Random)),
-    "secateur, Fisher": Tool("secateur", "Fisher", "refit, batch norms", partial(secateur, score=_fisher)),
-    "secateur, default": Tool("secateur", "Fisher, own widths", "refit, batch norms", secateur_default),
+    "secateur, Fisher": Tool("secateur", "Fisher", "refit, batch norms", partial(secateur, score=fisher)),
+    "secateur, default": Tool(
+        "secateur",
+        "Fisher, all axes, widths its own",
+        "refit, batch norms",
+        partial(secateur, score=fisher, allocation=sc.allocate.Global, exclude=()),
+    ),
 }
 
 
@@ -220,11 +221,21 @@ def check_installed(packages: Iterable[str]) -> None:
             )
 
 
-def _gradients(model: nn.Module, batches: Batches) -> None:
-    """The gradients of the mean loss over all batches."""
-    count = sum(len(labels) for _, labels in batches)
-    for pixels, labels in batches:
+def _gradients(job: Job) -> dict[str, Tensor]:
+    """Of the mean loss over the calibration sample, by parameter."""
+    model = copy.deepcopy(job.dense)
+    count = sum(len(labels) for _, labels in job.batches)
+    for pixels, labels in job.batches:
         (F.cross_entropy(model(pixels), labels, reduction="sum") / count).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def _copy(model: nn.Module, gradients: Mapping[str, Tensor]) -> nn.Module:
+    """A copy that has gradients, which `deepcopy` leaves out."""
+    copied = copy.deepcopy(model)
+    for name, parameter in copied.named_parameters():
+        parameter.grad = gradients[name].clone() if name in gradients else None
+    return copied
 
 
 def _measure_batch_norms(model: nn.Module, batches: Batches) -> None:

@@ -1,7 +1,7 @@
 """Accuracy at a half, a quarter and an eighth of the multiply-adds: Secateur against its peers, at the same widths.
 
-    python benchmarks/quality.py --data DIR             # everything, some forty minutes in one thread
-    python benchmarks/quality.py --tasks fashion --seeds 1 --output /tmp/quality.json
+    python benchmarks/quality.py --data DIR             # everything, some twenty-five minutes in one thread
+    python benchmarks/quality.py --tasks fashion --quick --output /tmp/quality.json
 
 Every tool gets the same trained network, the same calibration sample and the widths to leave; then the same
 short training follows.
@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,11 @@ SHARES: Mapping[str, float] = {"2x": 1 / 2, "4x": 1 / 4, "8x": 1 / 8}
 
 TITLES: Mapping[str, str] = {"fashion": "CNN, Fashion-MNIST", "cifar": "ResNet-20, CIFAR-10 (JPEG copy)"}
 
-CALIBRATION = 1024
+CALIBRATION = 512
+"""Images to score and to mend with."""
+
 EPOCHS = 1
+"""Of the training after pruning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +61,32 @@ class Task:
     exclude: tuple[str, ...] = ()
 
 
-def fashion_task(options: argparse.Namespace) -> Task:
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many images are used: to train the dense network (0 = none), to train after pruning, and to test."""
+
+    dense: int
+    train: int
+    test: int
+
+
+SIZES: Mapping[str, Sizes] = {"fashion": Sizes(10_000, 2000, 4000), "cifar": Sizes(0, 2000, 1000)}
+QUICK: Mapping[str, Sizes] = {"fashion": Sizes(1000, 500, 500), "cifar": Sizes(0, 200, 200)}
+
+
+def fashion_task(options: argparse.Namespace, sizes: Sizes) -> Task:
     train, test = fashion(options.fashion)
-    dense = train.first(options.dense_images)
-    return Task(
-        train.first(options.images),
-        test.first(options.test),
-        lambda seed: trained_cnn(dense, epochs=3, seed=seed),
-    )
+    dense = train.first(sizes.dense)
+    return Task(train.first(sizes.train), test.first(sizes.test), lambda seed: trained_cnn(dense, epochs=3, seed=seed))
 
 
-def cifar_task(options: argparse.Namespace) -> Task:
-    train, test = cifar(options.data, options.images, options.test)
+def cifar_task(options: argparse.Namespace, sizes: Sizes) -> Task:
+    train, test = cifar(options.data, sizes.train, sizes.test)
     # The residual stream stays whole, because torch-pruning cannot follow shortcuts that are filled up with zeros.
     return Task(train, test, lambda _: loaded_resnet20(options.data), exclude=("conv1",))
 
 
-TASKS: Mapping[str, Callable[[argparse.Namespace], Task]] = {"fashion": fashion_task, "cifar": cifar_task}
+TASKS: Mapping[str, Callable[[argparse.Namespace, Sizes], Task]] = {"fashion": fashion_task, "cifar": cifar_task}
 
 
 def main() -> None:
@@ -102,9 +114,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), metavar="NAME")
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
-    parser.add_argument("--images", type=int, default=5000, help="to train on after pruning")
-    parser.add_argument("--dense-images", type=int, default=20_000, help="to train the CNN on before")
-    parser.add_argument("--test", type=int, default=2000, help="images to measure accuracy on")
+    parser.add_argument("--quick", action="store_true", help="few images: to see whether it runs")
     parser.add_argument("--output", type=Path, default=folder / "results" / "quality.json")
     parser.add_argument("--records", type=Path, default=folder.parent / "build" / "quality.jsonl", help="to go on from")
     options = parser.parse_args()
@@ -117,16 +127,20 @@ def parse() -> argparse.Namespace:
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """All records: those of an earlier run with the same settings, and the missing ones."""
     wanted = {(task, seed, tool) for task in options.tasks for seed in range(options.seeds) for tool in options.tools}
-    settings = {"images": options.images, "dense images": options.dense_images, "test": options.test}
-    records = [record for record in read_records(options.records) if record["settings"] == settings]
-    records = [record for record in records if (record["task"], record["seed"], record["tool"]) in wanted]
+    sizes = QUICK if options.quick else SIZES
+    records = [
+        record
+        for record in read_records(options.records)
+        if (record["task"], record["seed"], record["tool"]) in wanted
+        and record["sizes"] == asdict(sizes[record["task"]])
+    ]
     options.records.parent.mkdir(parents=True, exist_ok=True)
     with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as progress:
         bar = progress.add_task("", total=len(wanted) * len(SHARES), completed=len(records))
         for name in options.tasks:
             done = {(r["seed"], r["tool"], r["share"]) for r in records if r["task"] == name}
-            for record in measure_task(name, options, done):
-                records.append({"settings": settings, "task": name, **record})
+            for record in measure_task(TASKS[name](options, sizes[name]), options, done):
+                records.append({"task": name, "sizes": asdict(sizes[name]), **record})
                 with options.records.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(records[-1]) + "\n")
                 progress.update(bar, advance=1, description=f"{name}, {record['tool']}")
@@ -134,9 +148,8 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     return records
 
 
-def measure_task(name: str, options: argparse.Namespace, done: Set[tuple[int, str, str]]) -> Iterator[dict[str, Any]]:
+def measure_task(task: Task, options: argparse.Namespace, done: Set[tuple[int, str, str]]) -> Iterator[dict[str, Any]]:
     """The records of one task that are not done yet."""
-    task = TASKS[name](options)
     for seed in range(options.seeds):
         todo = [tool for tool in options.tools if any((seed, tool, share) not in done for share in SHARES)]
         if not todo:
