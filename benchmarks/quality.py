@@ -3,9 +3,8 @@
     python benchmarks/quality.py --data DIR             # everything, some twenty-five minutes in one thread
     python benchmarks/quality.py --tasks fashion --quick --output /tmp/quality.json
 
-Every tool gets the same trained network, the same calibration sample and the widths to leave; then the same
-short training follows.
-Each measurement is kept as it comes, and a run that was ended goes on from there.
+Every tool gets the same trained network, the same calibration sample and the widths to leave; then the same short training
+follows. Each measurement is kept as it comes: a run that was ended goes on from there, a finished one starts anew.
 """
 
 import argparse
@@ -14,20 +13,20 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from classifiers import loaded_resnet20, trained_cnn
-from images import Images, MissingDataError, cifar, fashion
+from images import BATCH, Images, MissingDataError
 from machine import machine, versions
-from pruners import TOOLS, Cut, Job, MissingPackageError, check_installed, goal_of
+from pruners import OWN_WIDTHS, TOOLS, Cut, Job, MissingPackageError, check_installed, goal_of
 from rich.console import Console
 from rich.progress import Progress
+from tasks import DENSE_EPOCHS, QUICK, SIZES, TASKS, TITLES, Sizes, Task
 from torch import nn
 
 import secateur as sc
@@ -35,58 +34,11 @@ import secateur as sc
 SHARES: Mapping[str, float] = {"2x": 1 / 2, "4x": 1 / 4, "8x": 1 / 8}
 """What stays of the multiply-adds."""
 
-TITLES: Mapping[str, str] = {"fashion": "CNN, Fashion-MNIST", "cifar": "ResNet-20, CIFAR-10 (JPEG copy)"}
-
 CALIBRATION = 512
 """Images to score and to mend with."""
 
 EPOCHS = 1
 """Of the training after pruning."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A network and its images.
-
-    Attributes:
-        train: What the calibration sample is drawn from, and what the network is trained on after pruning.
-        test: What accuracy is measured on.
-        dense: Gives the trained network of a seed.
-        exclude: The axes that keep their width, for all tools.
-    """
-
-    train: Images
-    test: Images
-    dense: Callable[[int], nn.Module]
-    exclude: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """How many images are used: to train the dense network (0 = none), to train after pruning, and to test."""
-
-    dense: int
-    train: int
-    test: int
-
-
-SIZES: Mapping[str, Sizes] = {"fashion": Sizes(10_000, 2000, 4000), "cifar": Sizes(0, 2000, 1000)}
-QUICK: Mapping[str, Sizes] = {"fashion": Sizes(1000, 500, 500), "cifar": Sizes(0, 200, 200)}
-
-
-def fashion_task(options: argparse.Namespace, sizes: Sizes) -> Task:
-    train, test = fashion(options.fashion)
-    dense = train.first(sizes.dense)
-    return Task(train.first(sizes.train), test.first(sizes.test), lambda seed: trained_cnn(dense, epochs=3, seed=seed))
-
-
-def cifar_task(options: argparse.Namespace, sizes: Sizes) -> Task:
-    train, test = cifar(options.data, sizes.train, sizes.test)
-    # The residual stream stays whole, because torch-pruning cannot follow shortcuts that are filled up with zeros.
-    return Task(train, test, lambda _: loaded_resnet20(options.data), exclude=("conv1",))
-
-
-TASKS: Mapping[str, Callable[[argparse.Namespace, Sizes], Task]] = {"fashion": fashion_task, "cifar": cifar_task}
 
 
 def main() -> None:
@@ -100,6 +52,7 @@ def main() -> None:
         sys.exit(f"quality.py: {error}")
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report(records, options), indent=1) + "\n", encoding="utf-8")
+    options.records.unlink(missing_ok=True)
 
 
 def parse() -> argparse.Namespace:
@@ -115,31 +68,37 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tools", nargs="+", choices=TOOLS, default=list(TOOLS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=3, help="how many")
     parser.add_argument("--quick", action="store_true", help="few images: to see whether it runs")
-    parser.add_argument("--output", type=Path, default=folder / "results" / "quality.json")
+    parser.add_argument("--output", type=Path, help="by default benchmarks/results/quality.json, if not --quick")
     parser.add_argument("--records", type=Path, default=folder.parent / "build" / "quality.jsonl", help="to go on from")
     options = parser.parse_args()
+    if options.seeds < 1:
+        parser.error(f"--seeds {options.seeds}: at least one")
     if options.data is None and "cifar" in options.tasks:
         print("ResNet-20 on CIFAR-10 is left out: no --data DIR with cifar10-jpeg.tar.xz and resnet20-jpeg.safetensors")
         options.tasks.remove("cifar")
+    if not options.tasks:
+        parser.error("nothing is left to measure")
+    if options.output is None:
+        options.output = options.records.with_suffix(".json") if options.quick else folder / "results" / "quality.json"
     return options
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     """All records: those of an earlier run with the same settings, and the missing ones."""
-    wanted = {(task, seed, tool) for task in options.tasks for seed in range(options.seeds) for tool in options.tools}
     sizes = QUICK if options.quick else SIZES
+    tasks = {name: TASKS[name](options, sizes[name]) for name in options.tasks}
+    wanted = {(task, seed, tool) for task in tasks for seed in range(options.seeds) for tool in options.tools}
     records = [
         record
-        for record in read_records(options.records)
+        for record in kept_records(options.records)
         if (record["task"], record["seed"], record["tool"]) in wanted
         and record["sizes"] == asdict(sizes[record["task"]])
     ]
-    options.records.parent.mkdir(parents=True, exist_ok=True)
     with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as progress:
         bar = progress.add_task("", total=len(wanted) * len(SHARES), completed=len(records))
-        for name in options.tasks:
+        for name, task in tasks.items():
             done = {(r["seed"], r["tool"], r["share"]) for r in records if r["task"] == name}
-            for record in measure_task(TASKS[name](options, sizes[name]), options, done):
+            for record in measure_task(task, options, done):
                 records.append({"task": name, "sizes": asdict(sizes[name]), **record})
                 with options.records.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(records[-1]) + "\n")
@@ -173,7 +132,6 @@ def pruned(cut: Cut, part: float, job: Job, task: Task) -> dict[str, Any]:
     at_once = accuracy(small, task.test)
     layers = {name: layer for name, layer in small.named_modules() if isinstance(layer, nn.Conv2d)}
     found = {
-        "widths": {name: layer.out_channels for name, layer in layers.items()},
         "same widths": all(
             layer.out_channels == goal.widths.get(name, job.dense.get_submodule(name).out_channels)
             for name, layer in layers.items()
@@ -199,10 +157,14 @@ def macs(model: nn.Module, job: Job) -> int:
     return sc.trace(model, job.example).cost().macs
 
 
-def read_records(path: Path) -> list[dict[str, Any]]:
-    """What an earlier run left; a last line that was cut off does not count."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}\n")]
+def kept_records(path: Path) -> list[dict[str, Any]]:
+    """What an earlier run left, without a last line that was cut off, which is removed from the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def describe(record: Mapping[str, Any]) -> str:
@@ -222,7 +184,7 @@ def report(records: Sequence[Mapping[str, Any]], options: argparse.Namespace) ->
         "machine": f"{machine()}; one thread",
         "columns": ["network", "tool", "criterion", "mended", *SHARES, *(f"{share}, trained" for share in SHARES)],
         "rows": rows,
-        "notes": [],
+        "notes": notes(records),
         "versions": versions(("torch", "numpy", *sorted({TOOLS[tool].package for tool in options.tools}))),
         "values": list(records),
     }
@@ -242,10 +204,41 @@ def rows_of(task: str, records: Sequence[Mapping[str, Any]], options: argparse.N
     return rows
 
 
+def notes(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How to read the table, as the records say."""
+    sizes = {record["task"]: Sizes(**record["sizes"]) for record in records}
+    seeds = len({record["seed"] for record in records})
+    others = [record for record in records if record["tool"] not in OWN_WIDTHS]
+    same = sum(record["same widths"] for record in others)
+    told = [
+        f"Accuracy in per cent: the mean of {seeds} seeds (least - most). A seed decides the calibration sample, the order of "
+        "the data after pruning, the random scores, and the training of the dense CNN; "
+        "the weights of the ResNet-20 are the same for all.",
+        "2x, 4x, 8x: as many times fewer multiply-adds. Every tool leaves the same part of every layer: "
+        f"{same} of {len(others)} networks have exactly the wanted widths. Only the rows that say so choose their own, as "
+        "`secateur.prune` does by itself, within the same multiply-adds.",
+        "In the ResNet-20 the residual stream stays whole, but for the row with all axes: torch-pruning stops with an error at "
+        "shortcuts that are padded with zeros, and torch-kirigami finds no plan that narrows them.",
+        f"Every tool gets the same {CALIBRATION} training images to score and to mend with. Mended: what is done to the weights "
+        "and running statistics before any training; the peers do nothing of that kind. In one row the batch norms are measured "
+        "anew by the benchmark, as anybody can in a few lines.",
+        f"Trained: {EPOCHS} epoch in batches of {BATCH}, the same for all: stochastic gradient descent with a learning rate of "
+        "0.1 that falls to 0 along a cosine, the default of `secateur.recover.FineTune`. It is short on purpose, "
+        "and can take away from a network that is mended already.",
+    ]
+    return told + [f"{TITLES[task]}: {described(size)}." for task, size in sizes.items()]
+
+
+def described(sizes: Sizes) -> str:
+    """The numbers of images in words."""
+    dense = f"dense network trained on {sizes.dense:,} images for {DENSE_EPOCHS} epochs; " if sizes.dense else ""
+    return f"{dense}{sizes.train:,} images to train on after pruning, {sizes.test:,} test images"
+
+
 def spread(values: Iterable[float]) -> str:
     """The mean in per cent, and between which values it lies."""
     found = [100 * value for value in values]
-    return f"{statistics.mean(found):.1f} ({min(found):.1f}-{max(found):.1f})"
+    return f"{statistics.mean(found):.1f} ({min(found):.1f} - {max(found):.1f})"
 
 
 if __name__ == "__main__":
