@@ -66,7 +66,10 @@ def always(function: Callable[[Tensor, Tensor], Tensor]) -> Piece:
 
 
 def of_halves(function: Callable[[Tensor, Tensor], Tensor]) -> Piece:
-    return lambda random, width: None if width % 2 else Step(lambda m, x, another: function(*x.chunk(2, -1)))
+    """Each half has two units at least: test_odd_models.py has what happens to a half of one."""
+    return lambda random, width: (
+        None if width % 2 or width < 4 else Step(lambda m, x, another: function(*x.chunk(2, -1)))
+    )
 
 
 def of_heads(function: Callable[[Any, Tensor], Tensor]) -> Piece:
