@@ -18,8 +18,10 @@ from secateur.axes import Cost, Network, Plan, Scores
 from secateur.errors import DataError
 from secateur.report import AxisRecord, FrozenRecord, Goal, LatencyRecord, Machine, Reproduction, Row, RunRecord, Step
 from secateur.report import Proof as ProofRecord
+from secateur.report.quantity import TIMES
 from secateur.targets import Measurement
-from secateur.torch import Proof
+from secateur.torch import Inputs, Proof, TracedNetwork
+from secateur.torch.structure import tensors_in
 from secateur.train.protocol import Step as TrainingStep
 
 Progress = Callable[[str, int, int], None]
@@ -79,7 +81,7 @@ class Run:
 
 def record(
     run: Run,
-    network: Network,
+    network: TracedNetwork,
     plan: Plan,
     scores: Scores,
     proof: Proof,
@@ -88,7 +90,7 @@ def record(
 ) -> RunRecord:
     """The record of a finished run."""
     dense, pruned = network.cost(), network.cost(plan.counts)
-    latency = _latency(measured)
+    latency = _latency(measured, network.inputs)
     return RunRecord(
         title=f"{run.name}, pruned",
         model=run.name,
@@ -117,15 +119,17 @@ def _cost_rows(dense: Cost, pruned: Cost, measured: Mapping[str, Measurement]) -
     return [
         Row("parameters", "", dense.parameters, pruned.parameters, "lower"),
         Row("MACs", "", dense.macs, pruned.macs, "lower"),
-        Row("bytes on disk", "B", *stored, "lower"),
+        Row("bytes of weights", "B", *stored, "lower"),
     ]
 
 
-def _latency(measured: Mapping[str, Measurement]) -> tuple[LatencyRecord, ...]:
+def _latency(measured: Mapping[str, Measurement], inputs: Inputs) -> tuple[LatencyRecord, ...]:
     if not measured:
         return ()
     dense, pruned = measured["dense"], measured["pruned"]
-    name = f"PyTorch eager on {dense.device}, {dense.threads} thread{'s' if dense.threads != 1 else ''}"
+    threads = f"{dense.threads} thread{'s' if dense.threads != 1 else ''}"
+    shapes = " and ".join(TIMES.join(map(str, tensor.shape)) for tensor in tensors_in(inputs))
+    name = f"PyTorch eager on {dense.device}, {threads}, inputs {shapes}"
     in_ms = (tuple(1000 * sample for sample in m.latency.samples) for m in (dense, pruned))
     return (LatencyRecord(name, *in_ms),)
 

@@ -163,13 +163,14 @@ def test_bytes_count_each_tensor_in_its_own_type() -> None:
 
     model = Mixed()
     network = sc.trace(model, torch.zeros(1, 4))
+    (axis,) = network.axes
     # Of each unit: 4 weights and a bias of 2 bytes, 8 bytes of buffer, 4 weights of 4 bytes; and 4 biases of 4 bytes for all.
     each, fixed = 5 * 2 + 8 + 4 * 4, 4 * 4
     assert stored(model)["bytes"] == 12 * each + fixed
     for share in (0.2, 0.5, 0.77, 0.99):
-        plan = Global(Budget(bytes=share), floor=0)(network, {"up": np.arange(12.0)})
+        plan = Global(Budget(bytes=share), floor=0)(network, {axis.name: np.arange(12.0)})
         expected = int((exact(share) * (12 * each + fixed) - fixed) // each)
-        assert plan.counts == {"up": expected}
+        assert plan.counts == {axis.name: expected}
         assert stored(sc.compact(model, plan))["bytes"] == expected * each + fixed
 
 

@@ -44,7 +44,7 @@ def record() -> RunRecord:
             Row("accuracy", "%", 92.58, 91.34, "higher", "difference"),
             Row("parameters", "", 272_474, 141_210, "lower"),
             Row("MACs", "", 40_813_184, 20_332_416, "lower"),
-            Row("bytes on disk", "B", 1_101_384, 576_328, "lower"),
+            Row("bytes of weights", "B", 1_101_384, 576_328, "lower"),
             *latency.rows(),
             Row("peak memory", "B", 21_823_488, None, "lower"),
         ),

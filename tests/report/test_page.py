@@ -283,3 +283,13 @@ def with_strings(value: Any, change: Callable[[str], str]) -> Any:
             value, **{k: v if k in ("better", "compare") else with_strings(v, change) for k, v in named.items()}
         )
     return value
+
+
+def test_a_line_of_source_is_named_by_the_end_of_its_path(bare_record: RunRecord) -> None:
+    places = ("/home/somebody/project/net/model.py:41 in stage1.0", "model.py:7 in head")
+    frozen = tuple(FrozenRecord("a window", where, ("weight",), 6) for where in places)
+
+    page = render(replace(bare_record, frozen=frozen)).replace("<wbr>", "")
+
+    assert f'<span title="{places[0]}">\N{HORIZONTAL ELLIPSIS}/net/model.py:41 in stage1.0</span>' in page
+    assert "<code>model.py:7 in head</code>" in page

@@ -44,7 +44,7 @@ def test_goals_that_were_not_measured_are_not_counted_as_met() -> None:
     assert goals_met((Goal("MACs", "", 1.0, None),)) is None
     assert goals_met((Goal("MACs", "", 1.0, 0.5), Goal("drop", "", 1.0, None))) == (
         True,
-        "the goal met, 1 not measured",
+        "goal met, 1 not measured",
     )
 
 
@@ -52,3 +52,11 @@ def test_goals_and_proofs_that_hold_are_counted() -> None:
     assert proofs_hold(()) is None
     assert goals_met((Goal("MACs", "", 1.0, 0.5),) * 2) == (True, "both goals met")
     assert proofs_hold((Proof("shape", 0, 0, True),) * 3) == (True, "all 3 proofs held")
+
+
+def test_one_latency_is_enough_for_a_sentence() -> None:
+    rows = (Row("median latency", "ms", 4.0, 2.0, "lower"), Row("p99 latency", "ms", 8.0, 4.0, "lower"))
+
+    assert summary(RunRecord("run", "model", "", rows=rows)) == (
+        "The pruned network has 50 % of the median latency of the dense one.",
+    )

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import secateur as sc
-from secateur.errors import CaptureError, DataError, PlanError, VerificationError
+from secateur.errors import CaptureError, DataError, VerificationError
 
 
 def axes(model: nn.Module, inputs: object) -> dict[str, int]:
@@ -211,44 +211,3 @@ def test_a_network_prints_its_axes_and_reasons() -> None:
     assert "first" in text
     assert "the model's output" in text
     assert "the model's input" in text
-
-
-@pytest.mark.parametrize(
-    ("middle", "claim"),
-    [
-        (lambda self, x: x if x.shape[-1] > 7 else -x, "a branch on a width"),
-        (lambda self, x: torch.where(x > 0, x, 3.0), "a number instead of zero"),
-        (lambda self, x: x.sum(1, keepdim=True) / x.shape[1] + x, "a mean by hand"),
-        (lambda self, x: (x[:1].add_(1), x)[1], "a write through a view"),
-        (lambda self, x: F.normalize(x, dim=1), "a norm"),
-        (lambda self, x: x + x.max(dim=1, keepdim=True).values, "a maximum over the units"),
-        (lambda self, x: x.narrow(1, 0, self.width), "narrow"),
-        (lambda self, x: x.repeat_interleave(2, 1).view(x.shape[0], -1, 2).sum(2), "repeat_interleave"),
-        (lambda self, x: x + torch.ones_like(x), "ones"),
-        (lambda self, x: x[:, torch.arange(x.shape[1])], "a lookup along the units"),
-        (lambda self, x: torch.gather(x, 0, torch.zeros_like(x, dtype=torch.long)), "gather along the batch"),
-        (lambda self, x: torch.from_numpy(x.detach().numpy() * 2).to(x), "numpy"),
-        (lambda self, x: x.squeeze_(0) if x.shape[0] == 1 else x, "squeeze in place"),
-        (lambda self, x: F.logsigmoid(x), "an operator with several results"),
-        (lambda self, x: torch.tensor_split(x, 2, 1)[0].sum(1, keepdim=True) + x, "tensor_split"),
-        (lambda self, x: torch.native_channel_shuffle(x[..., None, None], 2)[..., 0, 0], "channel shuffle"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_whatever_is_found_free_can_be_removed(middle: object, claim: str) -> None:
-    """Any choice of units of what is found free runs, and equals the masked model; the rest is frozen with a reason."""
-
-    class Model(Two):
-        def middle(self, x: Tensor) -> Tensor:
-            out: Tensor = middle(self, x)  # type: ignore[operator]
-            return out
-
-    model, inputs = Model(), torch.randn(3, 4)
-    network = sc.trace(model, inputs)
-    for kept in (1, 3, 5):
-        try:
-            plan = network.plan({axis.name: range(min(kept, axis.size)) for axis in network.axes})
-        except PlanError:
-            continue  # refused with a reason is right, too
-        assert sc.verify(model, plan, inputs).zero_is_prune < 1e-9
-    assert network.axes or network.frozen

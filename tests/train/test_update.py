@@ -80,6 +80,17 @@ class TestFactory:
         with pytest.raises(RecoveryError, match=message):
             FineTune(learning_rate=1e-3, optimizer=factory)(line(), [(torch.ones(1, 1), torch.ones(1, 1))])
 
+    def test_one_that_asks_for_the_loss_again_is_refused(self) -> None:
+        with pytest.raises(
+            RecoveryError, match=r"LBFGS wants to compute the loss several times in one step, .* own training"
+        ):
+            FineTune(optimizer=torch.optim.LBFGS)(line(), [(torch.ones(1, 1), torch.ones(1, 1))])
+
+    def test_what_it_says_of_its_own_options_is_passed_on(self) -> None:
+        recipe = FineTune(optimizer=partial(torch.optim.SGD, momentum=-1.0))
+        with pytest.raises(RecoveryError, match=r"cannot be called as optimizer\(parameter_groups\): Invalid momentum"):
+            recipe(line(), [(torch.ones(1, 1), torch.ones(1, 1))])
+
     def test_rates_of_its_own_are_scaled_by_the_schedule(self) -> None:
         rates: list[float] = []
 
@@ -95,6 +106,17 @@ class TestFactory:
         recipe(line(), [(torch.ones(1, 1), torch.ones(1, 1))] * 3)
 
         assert rates == [8.0, 4.0, 2.0]
+
+
+def test_sparse_gradients_count_like_dense_ones() -> None:
+    def table(sparse: bool) -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Embedding(5, 3, sparse=sparse), nn.Flatten(), nn.Linear(6, 2))
+
+    data = [(torch.tensor([[0, 1], [1, 4]]), torch.tensor([0, 1]))] * 3
+    one, other = (FineTune(max_grad_norm=0.1)(table(sparse), data) for sparse in (True, False))
+
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -19,6 +19,9 @@ from secateur.report.record import RunRecord
 PAGE = "report.html"
 RECORD = "report.json"
 
+FOLDERS = 1
+"""So many folders are named before a file of source."""
+
 NO_BREAK_SPACE, MINUS, INFINITY = "\N{NO-BREAK SPACE}", "\N{MINUS SIGN}", "\N{INFINITY}"
 
 
@@ -40,7 +43,7 @@ def render(record: RunRecord) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"breakable": _breakable, "moment": _moment, "typeset": _typeset}
+    environment.filters |= {"breakable": _breakable, "line": _line, "moment": _moment, "typeset": _typeset}
     environment.globals |= {"quantity": quantity, "summary": summary, "view": view}
     return environment.get_template("page.html.j2").render(record=record)
 
@@ -103,6 +106,16 @@ def _moment(text: str) -> str:
     except ValueError:
         return text
     return f"{moment:%Y-%m-%d %H:%M} {moment.tzname() or ''}".rstrip()
+
+
+def _line(where: str) -> Markup:
+    """A line of source by the end of its path; the whole of it is there for who points at it."""
+    path, colon, rest = where.partition(".py:")
+    parts = path.split("/")
+    if not colon or len(parts) <= FOLDERS + 1:
+        return _breakable(where)
+    short = "/".join(("\N{HORIZONTAL ELLIPSIS}", *parts[-FOLDERS - 1 :])) + colon + rest
+    return Markup('<span title="{}">{}</span>').format(where, _breakable(short))
 
 
 def _breakable(name: str) -> Markup:

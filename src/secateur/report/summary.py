@@ -6,6 +6,9 @@ from secateur.report.comparison import Goal, Row
 from secateur.report.quantity import comparison, quantity, share
 from secateur.report.record import AxisRecord, Proof, RunRecord
 
+TAIL = "p99 latency"
+"""Left to the table: a sentence names one latency."""
+
 
 def summary(record: RunRecord) -> tuple[str, ...]:
     """The result in a few sentences, made of what was recorded and nothing else.
@@ -15,7 +18,7 @@ def summary(record: RunRecord) -> tuple[str, ...]:
         >>> summary(RunRecord("A run", "resnet20", "2025-01-01", rows=(row,)))
         ('The pruned network has 50 % of the MACs of the dense one.',)
     """
-    ratios = [row for row in record.rows if row.compare == "ratio" and row.change is not None]
+    ratios = [row for row in record.rows if row.compare == "ratio" and row.change is not None and row.name != TAIL]
     differences = [row for row in record.rows if row.compare == "difference" and row.change is not None]
     sentences = (_ratios(ratios), *(_difference(row) for row in differences), _units(record.axes))
     return tuple(sentence for sentence in sentences if sentence)
@@ -77,4 +80,4 @@ def _count(number: int, one: str, many: str = "") -> str:
 
 
 def _all(number: int, noun: str, verb: str) -> str:
-    return {1: f"the {noun} {verb}", 2: f"both {noun}s {verb}"}.get(number, f"all {number} {noun}s {verb}")
+    return {1: f"{noun} {verb}", 2: f"both {noun}s {verb}"}.get(number, f"all {number} {noun}s {verb}")

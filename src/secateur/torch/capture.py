@@ -158,7 +158,7 @@ def _watch_training(model: nn.Module, inputs: Inputs, watch: "_Watch") -> None:
 
 def _run(model: nn.Module, inputs: Inputs, watch: "_Watch") -> Any:
     try:
-        with torch.no_grad(), _open_paths(), watch, watch.recorder.sizes:
+        with torch.no_grad(), open_paths(), watch, watch.recorder.sizes:
             return call(model, inputs)
     except SecateurError:
         raise
@@ -201,7 +201,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @contextmanager
-def _open_paths() -> Iterator[None]:
+def open_paths() -> Iterator[None]:
     """Switch off fused fast paths, which would hide the graph."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

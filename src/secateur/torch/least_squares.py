@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from secateur.errors import DataError
+
 logger = logging.getLogger(__name__)
 
 FIRST_DAMPING = 1e-10
@@ -141,7 +143,15 @@ def solve(cross: Tensor, gram: Tensor, ridge: float) -> Tensor:
 
     Returns:
         `[out, in]` float64; zero where the diagonal is.
+
+    Raises:
+        DataError: A moment is not finite.
     """
+    if not torch.isfinite(gram).all() or not torch.isfinite(cross).all():
+        raise DataError(
+            f"the moments of {len(gram)} inputs are not finite, so large are the activations; look at the data and the weights, "
+            "or run the model in float64"
+        )
     scale = float(gram.diagonal().mean()) if len(gram) else 0.0
     if not scale > 0:
         return torch.zeros_like(cross)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 
 from secateur.axes import Dims, Expression, Width
@@ -25,6 +26,8 @@ TAKES_SIZES: Mapping[str, tuple[slice, str]] = {
     "full": (slice(0, 1), "size"),
     "new_full": (slice(1, 2), "size"),
     "narrow": (slice(2, 4), "length"),
+    "slice": (slice(2, 4), "end"),
+    "convolution": (slice(8, 9), "groups"),
     "unflatten": (slice(2, 3), "sizes"),
     "repeat_interleave": (slice(1, 2), "repeats"),
     "group_norm": (slice(1, 2), "num_groups"),
@@ -94,10 +97,10 @@ class WatchSizes(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
+        name = name_of(func)
         if name == "__get__" and func == _SHAPE:
             return self._tagged(args[0], func(*args))
-        if name == "size":
+        if name in ("size", "sym_size"):
             result = func(*args, **kwargs)
             whole = isinstance(result, torch.Size)
             return self._tagged(args[0], result) if whole else self._tagged_one(args, kwargs, result)
@@ -137,6 +140,11 @@ class WatchSizes(TorchFunctionMode):
 
     def _size(self, value: int, dim: object) -> int:
         return Size(value, Width(dim), self.tracker) if isinstance(dim, np.ndarray) else value
+
+
+def name_of(func: Any) -> str:
+    """The name of a function of torch; of an operator without its overload."""
+    return func._schema.name.removeprefix("aten::") if isinstance(func, OpOverload) else getattr(func, "__name__", "")
 
 
 def _sizes_before(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:

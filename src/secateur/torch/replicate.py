@@ -5,6 +5,7 @@ everything else: classes, hooks, modes, shared modules and tied weights, plain a
 """
 
 import copy
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +38,8 @@ def replicate(model: nn.Module, convert: Convert) -> nn.Module:
             if tensor is not None and id(tensor) not in memo:
                 memo[id(tensor)] = _converted(tensor, convert)
     try:
-        with _ConvertPlainTensors(convert):
+        with _ConvertPlainTensors(convert), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own, when it copies what an exported graph holds
             _copy_modules(model, memo)
             return copy.deepcopy(model, memo)
     except (TypeError, RuntimeError, ValueError, AttributeError, SystemError) as error:

@@ -34,7 +34,8 @@ class FineTune:
         epochs: How often the data is gone through, at least 1.
         learning_rate: The highest, above 0; None = 0.1, or what a given optimiser has itself.
         optimizer: Called as `optimizer(parameter_groups, lr=learning_rate)`, without `lr` where there is none: a class of
-            `torch.optim`, or a `functools.partial` of one; None = stochastic gradient descent with Nesterov's momentum of 0.9.
+            `torch.optim`, or a `functools.partial` of one; None = stochastic gradient descent with Nesterov's momentum of 0.9,
+            which `benchmarks/recovery.py` compares with others. It needs gradients cut to `max_grad_norm`.
         loss: `(model's output, targets) -> scalar`; None = cross-entropy, or, for batches without targets, the `loss` in the
             model's output.
         distill: How to learn from the teacher; None = the teacher is not asked.
@@ -60,7 +61,8 @@ class FineTune:
         (True, 16, True)
 
     Source:
-        AdamW: I. Loshchilov, F. Hutter, "Decoupled Weight Decay Regularization", ICLR 2019.
+        Momentum: I. Sutskever et al., "On the Importance of Initialization and Momentum in Deep Learning", ICML 2013. The norm of
+        gradients: R. Pascanu et al., "On the Difficulty of Training Recurrent Neural Networks", ICML 2013, algorithm 1.
     """
 
     epochs: int = 1
@@ -123,6 +125,7 @@ class FineTune:
                 loss = objective(model, batch, where)
                 value = _finite(loss, f"the loss is {{}} at {where}")
                 torch.autograd.backward(loss)
+                updater.make_dense()
                 held.drop_gradients()
                 norm = updater.gradient_norm()
                 _finite(norm, f"the norm of the gradients is {{}} at {where}, with a loss of {value:.4g}")

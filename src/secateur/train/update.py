@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ OptimizerFactory = Callable[..., torch.optim.Optimizer]
 """Makes an optimiser of parameters or parameter groups, and of `lr=` where a learning rate is chosen: any class of `torch.optim`
 that takes groups, or a `functools.partial` of one."""
 
+# benchmarks/recovery.py compares them with others.
 DEFAULT: OptimizerFactory = partial(torch.optim.SGD, momentum=0.9, nesterov=True)
 DEFAULT_LEARNING_RATE = 0.1
 DEFAULT_WEIGHT_DECAY = 5e-4
@@ -57,6 +59,12 @@ class Updater:
         self.optimizer = _optimizer(factory, self.updated, learning_rate, weight_decay)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
 
+    def make_dense(self) -> None:
+        """Make sparse gradients dense: neither norms nor weight decay know others."""
+        for parameter in self.parameters:
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()
+
     def gradient_norm(self) -> Tensor:
         """The Euclidean norm of all gradients together: a scalar."""
         return get_total_norm([parameter.grad for parameter in self.parameters if parameter.grad is not None])
@@ -95,7 +103,7 @@ def _optimizer(
     chosen = {} if learning_rate is None else {"lr": learning_rate}
     try:
         optimizer = factory(_groups(parameters, weight_decay), **chosen)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         how = "".join(f", {name}={value}" for name, value in chosen.items())
         raise RecoveryError(
             f"optimizer={factory!r} cannot be called as optimizer(parameter_groups{how}): {error}; pass a class such as "
@@ -103,6 +111,11 @@ def _optimizer(
         ) from error
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise RecoveryError(f"optimizer={factory!r} made a {type(optimizer).__name__}, not a torch.optim.Optimizer")
+    if _needs_closure(optimizer):
+        raise RecoveryError(
+            f"{type(optimizer).__name__} wants to compute the loss several times in one step, which fine-tuning does once; pass "
+            "one that steps on gradients, such as torch.optim.AdamW, or your own training function"
+        )
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if held != {id(parameter) for parameter in parameters}:
         raise RecoveryError(
@@ -110,6 +123,12 @@ def _optimizer(
             "let it use its first argument, and freeze what shall not be trained with requires_grad_(False)"
         )
     return optimizer
+
+
+def _needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether its step takes an argument that it cannot do without."""
+    closure = signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is Parameter.empty
 
 
 def _groups(parameters: list[nn.Parameter], weight_decay: float | None) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ class Refit:
         samples: The most samples to use, > 0.
         rows_per_input: Tokens or windows to use for each input of a layer, > 0: fewer fit the sample and not the data.
         in_sequence: Whether to fit each layer on what the compact model gives it.
-        memory: About how many bytes activations may take, in sequence.
+        memory: About how many bytes activations may take, in sequence, > 0; a sample is the least.
 
     Raises:
         DataError: A field is out of range. When called: no data, data that do not fit the model, or activations that are not
@@ -71,8 +71,10 @@ class Refit:
     memory: int = 2 << 30
 
     def __post_init__(self) -> None:
-        if not 0 <= self.ridge < inf or self.samples < 1 or self.rows_per_input < 1:
-            raise DataError(f"{self!r}: ridge is at least 0 and finite; samples and rows_per_input are at least 1")
+        if not 0 <= self.ridge < inf or min(self.samples, self.rows_per_input, self.memory) < 1:
+            raise DataError(
+                f"{self!r}: ridge is at least 0 and finite; samples, rows_per_input and memory are at least 1"
+            )
 
     @property
     def name(self) -> str:
