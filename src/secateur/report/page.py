@@ -48,7 +48,7 @@ def render(record: RunRecord) -> str:
     return environment.get_template("page.html.j2").render(record=record)
 
 
-def write(record: RunRecord, folder: Path) -> Path:
+def write(record: RunRecord, folder: str | Path) -> Path:
     """Write the page, and the record that it is drawn from, into a folder; each file appears whole or not at all.
 
     Args:
@@ -61,6 +61,7 @@ def write(record: RunRecord, folder: Path) -> Path:
     Raises:
         ArtefactError: The folder cannot be written to, or the record holds what JSON cannot keep.
     """
+    folder = Path(folder)
     texts = {RECORD: record.to_json(), PAGE: render(record)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
