@@ -56,6 +56,7 @@ docs: install  ## build the documentation into site/
 bench: $(VENV)/.installed-bench  ## measure against the peers; results go to benchmarks/results/
 	@$(BIN)/python benchmarks/trace.py
 	@$(BIN)/python benchmarks/recovery.py
+	@$(BIN)/python benchmarks/quality.py $(if $(FASHION),--fashion $(FASHION)) $(if $(DATA),--data $(DATA))
 
 clean:  ## remove what was built, but not the virtual environment
 	@rm -rf site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +206,14 @@ def _notes(network: Network, plan: Plan) -> tuple[str, ...]:
 
 
 def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in ("secateur", "torch", "numpy")}}
+    return {"python": platform.python_version(), **{name: _version(name) for name in ("secateur", "torch", "numpy")}}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a source tree on the path, not installed
+        return "unknown"
 
 
 def _machine() -> Machine:

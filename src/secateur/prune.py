@@ -16,7 +16,7 @@ from secateur.targets import measure as measure_eager
 from secateur.torch import Inputs, Proof, TracedNetwork, compact, trace, verify
 from secateur.torch import scores as criteria
 from secateur.torch.apply import state_of
-from secateur.torch.compensate import Compensation, ReestimateBatchNorm, Refit, compensate
+from secateur.torch.compensate import Compensation, Refit, compensate
 from secateur.torch.replicate import replicate
 from secateur.train.own import OwnTraining, as_recovery
 from secateur.train.recover import FineTune
@@ -25,7 +25,8 @@ Evaluate = Callable[[nn.Module], float | Mapping[str, float]]
 """Measures a model: one share between 0 and 1 (called accuracy), or several by name; higher is better."""
 
 AllocationFactory = Callable[..., Allocator]
-DEFAULT_COMPENSATION: tuple[Compensation, ...] = (Refit(), ReestimateBatchNorm())
+DEFAULT_COMPENSATION: tuple[Compensation, ...] = (Refit(),)
+"""Fits weights, folds what is constant into biases, and re-estimates batch norms."""
 
 
 @dataclass(frozen=True, slots=True)

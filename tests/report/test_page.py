@@ -252,6 +252,10 @@ def test_a_full_disk_leaves_the_old_page_and_nothing_else(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_folder_may_be_given_as_text(bare_record: RunRecord, tmp_path: Path) -> None:
+    assert write(bare_record, str(tmp_path / "run")) == tmp_path / "run" / "report.html"
+
+
 def test_a_folder_that_is_a_file_is_named(bare_record: RunRecord, tmp_path: Path) -> None:
     (tmp_path / "report").touch()
 

@@ -41,7 +41,6 @@ def in_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).softmax(-1).flatten(-2)
 
 
-SAME = "Secateur lets a number of heads follow where it also counts tokens"
 UNSEEN = "Python does not tell that it uses an attribute as a number"
 
 
@@ -68,10 +67,10 @@ def of_heads(name: str, use: Callable[[Tensor, int], Tensor], unsolved: str = ""
         of_heads("a factor", lambda x, heads: x * heads),
         of_heads("a shift", lambda x, heads: x.roll(heads, 1)),
         of_heads("tokens at places", lambda x, heads: x[:, torch.arange(heads)]),
-        of_heads("the first tokens", lambda x, heads: x[:, :heads], SAME),
-        of_heads("every so many tokens", lambda x, heads: x[:, ::heads], SAME),
-        of_heads("a token at a place", lambda x, heads: x[:, heads], SAME),
-        of_heads("copies of all tokens", lambda x, heads: x.repeat(1, heads, 1), SAME),
+        of_heads("the first tokens", lambda x, heads: x[:, :heads]),
+        of_heads("every so many tokens", lambda x, heads: x[:, ::heads]),
+        of_heads("a token at a place", lambda x, heads: x[:, heads]),
+        of_heads("copies of all tokens", lambda x, heads: x.repeat(1, heads, 1)),
         of_heads("rounds of a loop", lambda x, heads: sum((x for _ in range(heads)), x), UNSEEN),
         of_heads("a place in a list", lambda x, heads: x * [1.0, 1.0, 2.0, 2.0, 4.0][heads], UNSEEN),
     ],

@@ -110,6 +110,10 @@ def swapped(x: Tensor) -> Tensor:
     return torch.cat(x.chunk(2, -1)[::-1], -1)
 
 
+def fused(left: Tensor, right: Tensor) -> Tensor:
+    return left.sigmoid() * right
+
+
 def a_half_of_a_half(m: Any, x: Tensor) -> Tensor:
     x = torch.mul(*F.glu(m.layer(x)).chunk(2, -1))
     return torch.cat([x, x[:, x.shape[-1] // 2 :].sum(-1, keepdim=True)], -1)
@@ -197,6 +201,9 @@ SIZES = [
     odd("a factor equal to the batch", IMAGES, softmax_in_groups, layer=lambda: nn.Unflatten(1, (2, 4))),
     odd("a half of a half", ROWS, a_half_of_a_half, layer=linear(8, 24)),
     odd("groups and halves of the same units", ROWS, lambda m, x: swapped(m.layer(x)) + x, layer=norm(4, 8)),
+    odd("halves of a few", ROWS, lambda m, x: torch.mul(*m.layer(x).chunk(2, -1)), layer=linear(8, 4)),
+    odd("halves of one unit each", ROWS, lambda m, x: torch.mul(*m.layer(x).chunk(2, -1)), layer=linear(8, 2)),
+    odd("parts of one unit each", ROWS, lambda m, x: fused(*m.layer(x).split(1, -1)), layer=linear(8, 2)),
     odd("a squeeze in place", ROWS, lambda m, x: x.unsqueeze(1).squeeze_(1)),
     odd("a squeeze in place of another dim", ROWS, lambda m, x: x.squeeze_(0) if x.shape[0] == 1 else x),
 ]

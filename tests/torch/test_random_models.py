@@ -66,7 +66,10 @@ def always(function: Callable[[Tensor, Tensor], Tensor]) -> Piece:
 
 
 def of_halves(function: Callable[[Tensor, Tensor], Tensor]) -> Piece:
-    return lambda random, width: None if width % 2 else Step(lambda m, x, another: function(*x.chunk(2, -1)))
+    """Each half has two units at least: test_odd_models.py has what happens to a half of one."""
+    return lambda random, width: (
+        None if width % 2 or width < 4 else Step(lambda m, x, another: function(*x.chunk(2, -1)))
+    )
 
 
 def of_heads(function: Callable[[Any, Tensor], Tensor]) -> Piece:
@@ -173,7 +176,7 @@ def test_every_plan_of_a_random_model_is_right(seed: int, prune_every_way: Any) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(40, 440, 20))
+@pytest.mark.parametrize("first", range(40, 240, 20))
 def test_every_plan_of_many_random_models_is_right(first: int, prune_every_way: Any) -> None:
     for seed in range(first, first + 20):
         prune_every_way(randomised(lambda: RandomModel(seed), seed)(), INPUTS)  # noqa: B023 - called at once

@@ -354,7 +354,7 @@ class TestTeacher:
         model = model_of()
         inputs = [inputs for inputs, _ in batches_of()]
         before = mean_loss(model, batches_of())
-        FineTune(epochs=8, distill=Distill(weight=1.0))(model, inputs, teacher)
+        FineTune(epochs=8, learning_rate=0.1, distill=Distill(weight=1.0))(model, inputs, teacher)
 
         assert mean_loss(model, batches_of()) < 0.5 * before
 

@@ -49,8 +49,8 @@ class TestFactory:
         assert isinstance(optimizer, torch.optim.SGD)
         names = ("lr", "weight_decay", "momentum", "nesterov")
         assert [[group[name] for name in names] for group in optimizer.param_groups] == [
-            [0.1, 5e-4, 0.9, True],
-            [0.1, 0.0, 0.9, True],
+            [0.03, 5e-4, 0.9, True],
+            [0.03, 0.0, 0.9, True],
         ]
         assert Updater(line(), torch.optim.AdamW).rates == [1e-3]
 

@@ -139,11 +139,14 @@ class Labels:
             start += size
         return out
 
-    def take(self, dim: Dim, positions: Integers) -> Dim:
-        """The labels at `positions` of one dim."""
+    def take(self, dim: Dim, positions: Integers, reason: Reason) -> Dim:
+        """The labels at `positions` of one dim; a single one stays, because a dim of size 1 stands for no unit."""
         if isinstance(dim, Fixed):
             return dim
-        return ONE if len(positions) == 1 else dim[:, positions]
+        if len(positions) == 1:
+            self.freeze(dim[:, positions], reason)
+            return ONE
+        return dim[:, positions]
 
     def split_square(self, dim: Dim, sizes: tuple[int, ...], reason: Reason) -> Dims:
         """See one dim as several, row-major: fresh labels for each, and a definition of the old ones."""

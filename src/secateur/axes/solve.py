@@ -17,6 +17,9 @@ from secateur.axes.labels import CONSTANT, Definition, Labels, Reason
 
 FREE = -1
 
+UNFIT = "seen as two groupings that do not fit each other"
+"""Why classes stay whose groupings contradict each other."""
+
 
 @dataclass(frozen=True, slots=True)
 class Solution:
@@ -52,9 +55,7 @@ class Solution:
 def solve(run: Labels) -> Solution:
     """Unify all ties and definitions of a run."""
     labels, places = run.united()
-    solver = _Solver(labels)
-    solver.unify_definitions()
-    primitive = solver.expand(np.arange(labels.count, dtype=np.int64)[None])
+    primitive = _Solver(labels).primitive()
     return Solution(
         places=places,
         consists=np.append(primitive, np.full((len(primitive), 1), CONSTANT), axis=1),
@@ -63,6 +64,10 @@ def solve(run: Labels) -> Solution:
         exact=_exact_classes(labels, primitive),
         signature=_signatures(labels, primitive),
     )
+
+
+class _CircleError(Exception):
+    """Some class is, by its definitions, a factor of itself."""
 
 
 class _Solver:
@@ -89,17 +94,41 @@ class _Solver:
         found: Integers = np.where(labels == CONSTANT, CONSTANT, self.root[labels])
         return found
 
-    def unify_definitions(self) -> None:
-        """Make all definitions of one class agree; ends because every step ties, refines or freezes something."""
+    def primitive(self) -> Integers:
+        """Make all definitions of one class agree, and expand every label by them: `[rows, labels]`.
+
+        It ends because every step ties, refines or freezes something, or drops a definition.
+        """
         while True:
             self._index_definitions()
             before = (len(self.labels.ties), self.labels.count)
-            for definition, owner, at, owner_at in list(self._overlaps()):
-                self._unify(definition, at, owner, owner_at)
-            self.definitions = [*self._owners, *self._added]
-            if (len(self.labels.ties), self.labels.count) == before:
-                return
+            try:
+                for definition, owner, at, owner_at in list(self._overlaps()):
+                    self._unify(definition, at, owner, owner_at)
+                if (len(self.labels.ties), self.labels.count) == before:
+                    return self.expand(np.arange(self.labels.count, dtype=np.int64)[None])
+                self.definitions = [*self._owners, *self._added]
+            except _CircleError:
+                self._break_circles()
             self.reunite()
+
+    def _break_circles(self) -> None:
+        """Classes that are factors of themselves are seen as groupings that do not fit each other: they stay."""
+        whole = [*self._owners, *(definition for definition, _ in self._overlapping)]
+        pairs = [(np.broadcast_to(d.labels, d.factors.shape)[d.factors >= 0], d.factors[d.factors >= 0]) for d in whole]
+        parts, factors = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        count = self.labels.count
+        graph = coo_array((np.ones(len(parts), dtype=np.int8), (parts, factors)), shape=(count, count))
+        _, component = connected_components(graph, directed=True, connection="strong")
+        circular = np.bincount(component)[component] > 1
+        circular[parts[parts == factors]] = True
+        assert circular.any(), "definitions of labels nest too deeply"
+        self.labels.freeze(np.flatnonzero(circular), Reason(UNFIT, whole[0].reason.where))
+        self.definitions = [
+            Definition(d.labels[stays], d.factors[:, stays], d.reason)
+            for d in whole
+            if (stays := ~circular[d.labels]).any()
+        ]
 
     def _index_definitions(self) -> None:
         """Give each class the first definition that speaks of it."""
@@ -163,9 +192,8 @@ class _Solver:
                 both = (ours[i] != CONSTANT) & (theirs[j] != CONSTANT)
                 self.labels.ties.append((ours.pop(i)[both], theirs.pop(j)[both]))
             elif not (self._refine(ours, theirs, left.reason) or self._refine(theirs, ours, left.reason)):
-                text = "seen as two groupings that do not fit each other"
                 for row in (*ours, *theirs):
-                    self.labels.freeze(row[row != CONSTANT], Reason(text, left.reason.where))
+                    self.labels.freeze(row[row != CONSTANT], Reason(UNFIT, left.reason.where))
                 return
 
     def _refine(self, coarse: list[Integers], fine: list[Integers], reason: Reason) -> bool:
@@ -193,8 +221,8 @@ class _Solver:
             columns = np.where(rows == CONSTANT, -1, self._column[rows])
             if (columns < 0).all():
                 return _compacted(rows)
-            rows = self._expand_once(rows, columns)
-        raise AssertionError("definitions of labels run in a circle")
+            rows = _compacted(self._expand_once(rows, columns))
+        raise _CircleError
 
     def _expand_once(self, rows: Integers, columns: Integers) -> Integers:
         height = len(self._table)

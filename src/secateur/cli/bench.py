@@ -120,7 +120,8 @@ def _verdict(comparison: Comparison) -> str:
     steady = "" if one.latency.settled else " The times had not settled when the warm-up ended."
     return (
         f"{words} ({100 * ratio.level:.0f} % confidence: {ratio.low:.2f} to {ratio.high:.2f}), "
-        f"by {len(one.latency.samples)} runs of each in turns on {one.device}, {one.threads} threads.{steady}"
+        f"by {len(one.latency.samples)} runs of each in turns on {one.device}, "
+        f"{one.threads} thread{'s' if one.threads != 1 else ''}.{steady}"
     )
 
 

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from secateur.cli.job import JobFile
@@ -11,15 +13,16 @@ JOB = "job.toml"
 STAMP = "# Written by Secateur beside the result of this job; secateur prune runs it again.\n"
 
 
-def claim(file: JobFile) -> Path:
-    """Make the output folder, with a copy of the job in it.
+@contextmanager
+def claim(file: JobFile) -> Iterator[Path]:
+    """Make the output folder, with a copy of the job in it; a folder that was not there goes again if the job fails.
 
     The copy begins with a line that marks the folder as ours, and its paths lead to where those of the original do.
 
     Args:
         file: The job.
 
-    Returns:
+    Yields:
         The folder.
 
     Raises:
@@ -28,6 +31,7 @@ def claim(file: JobFile) -> Path:
     """
     folder = file.output
     refuse_foreign(folder)
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         copy = folder / JOB
@@ -39,7 +43,13 @@ def claim(file: JobFile) -> Path:
         raise ArtefactError(
             f"cannot write into {folder}: {error.strerror or error}; choose another output folder"
         ) from error
-    return folder
+    try:
+        yield folder
+    except BaseException:
+        if new and [path.name for path in folder.iterdir()] == [JOB]:
+            (folder / JOB).unlink()
+            folder.rmdir()
+        raise
 
 
 def refuse_foreign(folder: Path) -> None:

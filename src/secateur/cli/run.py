@@ -85,25 +85,25 @@ def run_job(file: JobFile, stages: Stages) -> Outcome:
     job, folder = file.job, file.folder
     chosen = _choices(job, folder)
     device = _device(job.device)
-    output = claim(file)
-    with stages.stage("load"):
-        torch.manual_seed(job.seed)  # of a model that is built with random weights, and of data that are shuffled
-        subject = load_model(job.model, inputs=job.inputs, weights=job.weights, folder=folder)
-        data = load_data(job.data, folder)
-        evaluate = _evaluate(job.evaluate, data, folder)
-    result = sc.prune(
-        subject.model.to(device),
-        to_device(subject.inputs, device),
-        data=data.train,
-        evaluate=evaluate and _shown(evaluate, stages),
-        progress=stages,
-        name=subject.name,
-        **chosen,
-    )
-    with stages.stage("save"):
-        record = _completed(result.report, file)
-        sc.save(result.model, output, result.plan)
-        page = report.write(record, output)
+    with claim(file) as output:
+        with stages.stage("load"):
+            torch.manual_seed(job.seed)  # of a model that is built with random weights, and of data that are shuffled
+            subject = load_model(job.model, inputs=job.inputs, weights=job.weights, folder=folder)
+            data = load_data(job.data, folder)
+            evaluate = _evaluate(job.evaluate, data, folder)
+        result = sc.prune(
+            subject.model.to(device),
+            to_device(subject.inputs, device),
+            data=data.train,
+            evaluate=evaluate and _shown(evaluate, stages),
+            progress=stages,
+            name=subject.name,
+            **chosen,
+        )
+        with stages.stage("save"):
+            record = _completed(result.report, file)
+            sc.save(result.model, output, result.plan)
+            page = report.write(record, output)
     return Outcome(result.model, record, output, page)
 
 

@@ -219,12 +219,14 @@ def open_paths() -> Iterator[None]:
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers, tied ones once, under their first name."""
-    found: dict[int, tuple[str, Tensor]] = {}
+    parameters: dict[int, tuple[str, Tensor]] = {}
+    buffers: dict[int, tuple[str, Tensor]] = {}
     for path, module in model.named_modules():
-        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-            if tensor is not None:
-                found.setdefault(id(tensor), (f"{path}.{name}" if path else name, tensor))
-    return dict(found.values())
+        for found, tensors in ((parameters, module._parameters), (buffers, module._buffers)):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    found.setdefault(id(tensor), (f"{path}.{name}" if path else name, tensor))
+    return dict((*parameters.values(), *buffers.values()))
 
 
 def _to_meta(tensor: Tensor) -> Tensor:

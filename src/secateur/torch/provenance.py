@@ -1,7 +1,7 @@
 """Watches the calls into torch: tags the shapes they return, and knows which sizes the caller computed from what."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,15 +51,18 @@ class Frame:
         name: The function.
         sizes: The sizes that the caller handed over, in order, None for one that torch adds; those that an operator has received
             are dropped.
+        passed_over: Those that no operator received, although it received a later one.
     """
 
     name: str
     sizes: list[int | None]
+    passed_over: list[int | None] = field(default_factory=list)
 
     def take(self, value: int) -> Expression | None:
         """Where `value` came from: an expression, a plain number of the caller's, or None: torch computed it itself."""
         for i, size in enumerate(self.sizes):
             if size is None or int.__eq__(size, value):
+                self.passed_over += self.sizes[:i]
                 del self.sizes[: i + 1]
                 return size.expression if isinstance(size, Size) else size
         return None
@@ -109,9 +112,16 @@ class WatchSizes(TorchFunctionMode):
             self.before(name, args, kwargs)
             result = func(*args, **kwargs)
             self.after(name, args, result)
+            self._used_otherwise(self.frames[-1])
             return result
         finally:
             self.frames.pop()
+
+    def _used_otherwise(self, frame: Frame) -> None:
+        """A size that no operator received as one was used as a number: an index, a step, how often to repeat."""
+        for size in (*frame.passed_over, *frame.sizes):
+            if isinstance(size, Size):
+                self.tracker.value_used(size.expression)
 
     def _frame(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
         """The sizes among the arguments; every other `Size` is used as a number."""
@@ -171,4 +181,4 @@ def _numbers(values: Any) -> Iterator[int]:
         elif isinstance(value, (tuple, list)):
             yield from _numbers(value)
         elif isinstance(value, slice):
-            yield from _numbers((value.start, value.stop))
+            yield from _numbers((value.start, value.stop, value.step))

@@ -44,6 +44,16 @@ class Size(int):
     def __neg__(self) -> int:
         return 0 - self
 
+    def __bool__(self) -> bool:
+        return bool(self != 0)
+
+    def __format__(self, form: str) -> str:
+        self.tracker.value_used(self.expression)
+        return format(self._plain(), form)
+
+    def __str__(self) -> str:
+        return format(self)
+
     def _plain(self) -> int:
         return int.__add__(self, 0)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ TOLERANCE = {
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What was measured; errors are max |a - b| / max |a| over all outputs.
+    """What was measured; errors are max |a - b| / max |a| over all outputs, NaN for a model on the meta device.
 
     Attributes:
         permutation: The change of the output when every axis is permuted at random in all its slots.
@@ -79,8 +80,8 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Inputs, *, seed: int = 
     small = compact(model, plan)
     _check_shapes(small, plan)
     if any(tensor.is_meta for tensor in state_of(model).values()):
-        _run(small, example_inputs, "the compact model")
-        return Proof(0.0, 0.0, 0.0, "meta", shapes)
+        _run(small, pytree.tree_map_only(Tensor, lambda t: t.to("meta"), example_inputs), "the compact model")
+        return Proof(nan, nan, nan, "meta", shapes)
     exact_model, inputs, dtype = _in_float64(model, example_inputs)
     tolerance = TOLERANCE[dtype]
     _run(small, example_inputs, "the compact model")

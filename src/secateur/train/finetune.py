@@ -32,7 +32,7 @@ class FineTune:
 
     Args:
         epochs: How often the data is gone through, at least 1.
-        learning_rate: The highest, above 0; None = 0.1, or what a given optimiser has itself.
+        learning_rate: The highest, above 0; None = 0.03, or what a given optimiser has itself.
         optimizer: Called as `optimizer(parameter_groups, lr=learning_rate)`, without `lr` where there is none: a class of
             `torch.optim`, or a `functools.partial` of one; None = stochastic gradient descent with Nesterov's momentum of 0.9,
             which `benchmarks/recovery.py` compares with others. It needs gradients cut to `max_grad_norm`.

@@ -17,7 +17,7 @@ that takes groups, or a `functools.partial` of one."""
 
 # benchmarks/recovery.py compares them with others.
 DEFAULT: OptimizerFactory = partial(torch.optim.SGD, momentum=0.9, nesterov=True)
-DEFAULT_LEARNING_RATE = 0.1
+DEFAULT_LEARNING_RATE = 0.03
 DEFAULT_WEIGHT_DECAY = 5e-4
 
 _ROUNDED = (torch.bfloat16, torch.float16)
@@ -32,7 +32,7 @@ class Updater:
     Args:
         model: The model; parameters with `requires_grad=False` are left out.
         factory: Makes the optimiser; None = stochastic gradient descent with Nesterov's momentum of 0.9.
-        learning_rate: Above 0; None = what the factory has itself, or 0.1 for the default.
+        learning_rate: Above 0; None = what the factory has itself, or 0.03 for the default.
         weight_decay: At least 0, for parameters of two dims or more (biases and the scales of normalisations get none); None =
             what the factory has itself, or 5e-4 for the default.
 

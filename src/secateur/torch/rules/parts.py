@@ -10,6 +10,7 @@ from secateur.axes import Dim, Dims, Fixed, Integers
 from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import Result, rule
 
+ALONE = "taken as a single position"
 _CHUNKS = frozenset({"chunk", "unsafe_chunk", "lstm", "gru", "lstm_cell", "gru_cell"})
 _UNEVEN = frozenset({"tensor_split", "hsplit", "vsplit", "dsplit", "array_split"})
 
@@ -62,7 +63,8 @@ def slice_(
     if recorder.sizes.name in _UNEVEN:
         recorder.labels.freeze(found, recorder.reason(f"cut by {recorder.sizes.name}, whose parts depend on the whole"))
     positions = np.arange(max(first, 0), max(last, 0), step)
-    dims[dim] = recorder.labels.take(found, positions) if not whole or step != 1 else found
+    if not whole or step != 1:
+        dims[dim] = recorder.labels.take(found, positions, recorder.reason(ALONE))
     return tuple(dims)
 
 
@@ -112,7 +114,8 @@ def split_with_sizes(
 def _parts(recorder: Recorder, input: Tensor, sizes: list[int], dim: int) -> list[Dim]:
     found = recorder.dims(input)[dim]
     starts = np.cumsum([0, *sizes])
-    return [recorder.labels.take(found, np.arange(a, a + n)) for a, n in zip(starts, sizes, strict=False)]
+    alone = recorder.reason(ALONE)
+    return [recorder.labels.take(found, np.arange(a, a + n), alone) for a, n in zip(starts, sizes, strict=False)]
 
 
 def _equal_parts(recorder: Recorder, parts: Sequence[Dim]) -> None:

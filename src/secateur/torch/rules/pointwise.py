@@ -35,10 +35,9 @@ def gated(recorder: Recorder, out: Tensor, input: Tensor, dim: int = -1, **_: An
     """The first half times the sigmoid of the second."""
     dims, half = list(recorder.dims(input)), out.shape[dim]
     whole = dims[dim]
-    first = recorder.labels.take(whole, np.arange(half))
-    dims[dim] = recorder.labels.tie(
-        first, recorder.labels.take(whole, np.arange(half, 2 * half)), recorder.reason("tied")
-    )
+    alone = recorder.reason("half of two positions")
+    first, second = (recorder.labels.take(whole, np.arange(half) + start, alone) for start in (0, half))
+    dims[dim] = recorder.labels.tie(first, second, recorder.reason("tied"))
     return tuple(dims)
 
 
