@@ -10,6 +10,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 
+# --8<-- [start:model]
 class Attention(nn.Module):
     """Multi-head attention, as it is written everywhere: its head count is an integer in the code."""
 
@@ -56,6 +57,9 @@ class DigitReader(nn.Module):
             x = x + block["attention"](x)
             x = x + block["mlp"](x)
         return self.classify(x.mean(1))
+
+
+# --8<-- [end:model]
 
 
 def build() -> tuple[DigitReader, Tensor]:

@@ -42,7 +42,7 @@ def test_inspect_shows_axes_costs_and_what_is_frozen(folder: Path, secateur: Com
 
     assert ended.code == 0, ended.err
     for words in (
-        "Net: 1 axes with 8 units",
+        "Net: 1 axis with 8 units",
         "What can be pruned",
         "first",
         "What cannot be pruned",

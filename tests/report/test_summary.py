@@ -54,6 +54,12 @@ def test_goals_and_proofs_that_hold_are_counted() -> None:
     assert proofs_hold((Proof("shape", 0, 0, True),) * 3) == (True, "all 3 proofs held")
 
 
+def test_a_change_within_the_spread_is_not_claimed() -> None:
+    rows = (Row("median latency", "ms", 4.0, 2.0, "lower", spread=(1.5, 1.0)),)
+
+    assert summary(RunRecord("run", "model", "", rows=rows)) == ()
+
+
 def test_one_latency_is_enough_for_a_sentence() -> None:
     rows = (Row("median latency", "ms", 4.0, 2.0, "lower"), Row("p99 latency", "ms", 8.0, 4.0, "lower"))
 

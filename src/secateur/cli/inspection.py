@@ -102,11 +102,12 @@ FOOTNOTE = Text(
 
 
 def _head(inspection: Inspection) -> Text:
-    units, total = sum(one.axis.size for one in inspection.axes), inspection.total
+    count, total = len(inspection.axes), inspection.total
+    units = sum(one.axis.size for one in inspection.axes)
     return Text.assemble(
         (inspection.name, "bold"),
-        f": {len(inspection.axes):,} axes with {units:,} units; {total.parameters:,} parameters, {total.macs:,} MACs, "
-        f"{quantity(total.bytes, 'B')}",
+        f": {count:,} {'axis' if count == 1 else 'axes'} with {units:,} units; {total.parameters:,} parameters, "
+        f"{total.macs:,} MACs, {quantity(total.bytes, 'B')}",
     )
 
 

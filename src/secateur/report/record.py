@@ -242,7 +242,9 @@ class RunRecord:
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ArtefactError(f"cannot read the record of a run in {path}: {error}") from error
+            raise ArtefactError(
+                f"cannot read the record of a run in {path}: {error}; name the output folder of a run"
+            ) from error
         try:
             return cls.from_json(text)
         except ArtefactError as error:

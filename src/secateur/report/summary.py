@@ -18,7 +18,11 @@ def summary(record: RunRecord) -> tuple[str, ...]:
         >>> summary(RunRecord("A run", "resnet20", "2025-01-01", rows=(row,)))
         ('The pruned network has 50 % of the MACs of the dense one.',)
     """
-    ratios = [row for row in record.rows if row.compare == "ratio" and row.change is not None and row.name != TAIL]
+    ratios = [
+        row
+        for row in record.rows
+        if row.compare == "ratio" and row.change is not None and row.name != TAIL and row.verdict != "unclear"
+    ]
     differences = [row for row in record.rows if row.compare == "difference" and row.change is not None]
     sentences = (_ratios(ratios), *(_difference(row) for row in differences), _units(record.axes))
     return tuple(sentence for sentence in sentences if sentence)
