@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from secateur.errors import ArtefactError
-from secateur.report import quantity, summary, view
+from secateur.report import quantity, summary
 from secateur.report.record import RunRecord
 
 PAGE = "report.html"
@@ -36,6 +36,8 @@ def render(record: RunRecord) -> str:
         >>> page.splitlines()[0]
         '<!doctype html>'
     """
+    from secateur.report import view  # here, because matplotlib takes a second to import
+
     environment = Environment(
         loader=PackageLoader("secateur.report"),
         autoescape=True,

@@ -1,0 +1,111 @@
+"""Models of other libraries, by name: `torchvision/resnet18`, `timm/vit_tiny_patch16_224`, `transformers/bert`."""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from analysed import Inputs, allow_torchvision
+from tiny import tiny_transformer
+from torch import nn
+
+DETECTORS = ("fasterrcnn", "maskrcnn", "keypointrcnn", "retinanet", "ssd", "fcos")
+CLIPS: Mapping[str, tuple[int, ...]] = {"mvit": (16, 224, 224), "": (16, 112, 112)}
+"""Frames, height and width of what video models see, by how their names begin."""
+
+
+def build(name: str) -> tuple[nn.Module, Inputs]:
+    """A model with random weights, in eval mode, and what one call of it takes.
+
+    Args:
+        name: `library/model`.
+    """
+    library, _, model = name.partition("/")
+    torch.manual_seed(0)
+    built, inputs = BUILDERS[library](model)
+    return built.eval(), inputs
+
+
+def names(library: str) -> list[str]:
+    """All models of a library."""
+    allow_torchvision()
+    return [f"{library}/{model}" for model in LISTS[library]()]
+
+
+def families() -> Iterator[str]:
+    """The smallest model of every module of timm, and of every family of torchvision; every architecture of transformers."""
+    import timm
+
+    for module in timm.list_modules():
+        members = timm.list_models(module=module)
+        yield f"timm/{min(members, key=_parameters)}"
+    smallest: dict[str, str] = {}
+    for name in names("torchvision"):
+        family = re.split(r"[_\d]", name.partition("/")[2])[0]
+        smallest.setdefault(family, name)
+    yield from smallest.values()
+    yield from names("transformers")
+
+
+@cache
+def _parameters(name: str) -> int:
+    import timm
+
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in timm.create_model(name).parameters())
+
+
+def _torchvision(name: str) -> tuple[nn.Module, Inputs]:
+    allow_torchvision()
+    import torchvision
+
+    module = torchvision.models.get_model_builder(name).__module__
+    options: dict[str, Any] = {"weights": None}
+    if "detection" in module or "segmentation" in module:
+        options["weights_backbone"] = None
+    model = torchvision.models.get_model(name, **options)
+    if "optical_flow" in module:
+        return model, (torch.rand(1, 3, 128, 128), torch.rand(1, 3, 128, 128))
+    if "video" in module:
+        size = next(size for start, size in CLIPS.items() if name.startswith(start))
+        return model, torch.rand(1, 3, *size)
+    if name.startswith(DETECTORS):
+        return model, ([torch.rand(3, 320, 320)],)
+    side = 299 if name == "inception_v3" else 224
+    return model, torch.rand(1, 3, side, side)
+
+
+def _timm(name: str) -> tuple[nn.Module, Inputs]:
+    allow_torchvision()
+    import timm
+
+    model = timm.create_model(name)
+    return model, torch.rand(1, *model.default_cfg.get("input_size", (3, 224, 224)))
+
+
+def _transformers(name: str) -> tuple[nn.Module, Inputs]:
+    allow_torchvision()
+    return tiny_transformer(name)
+
+
+def _torchvision_names() -> list[str]:
+    import torchvision
+
+    return [name for name in torchvision.models.list_models() if not name.startswith("quantized")]
+
+
+def _timm_names() -> list[str]:
+    import timm
+
+    return list(timm.list_models())
+
+
+def _transformers_names() -> list[str]:
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    return list(MODEL_MAPPING_NAMES)
+
+
+BUILDERS = {"torchvision": _torchvision, "timm": _timm, "transformers": _transformers}
+LISTS = {"torchvision": _torchvision_names, "timm": _timm_names, "transformers": _transformers_names}
