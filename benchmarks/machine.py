@@ -31,3 +31,11 @@ def load() -> float:
 def versions(packages: Iterable[str]) -> dict[str, str]:
     """The installed version of each package."""
     return {name: importlib.metadata.version(name) for name in packages}
+
+
+def memory(what: str) -> float:
+    """MiB of this process: VmRSS = now, VmHWM = the most so far."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{what}:"):
+            return int(line.split()[1]) / 1024
+    raise LookupError(f"the system does not tell {what}")

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from analysed import MODELS
 from analysers import TOOLS
-from machine import load, machine, versions
+from machine import load, machine, memory, versions
 from torch import nn
 
 MEBIBYTE = 1 << 20
@@ -157,14 +157,6 @@ def take_turns(name: str, tools: Sequence[str], rounds: int) -> dict[str, list[t
             times[tool].append((time.process_time() - cpu, time.perf_counter() - wall))
             del found
     return {tool: pairs[1:] for tool, pairs in times.items()}
-
-
-def memory(what: str) -> float:
-    """MiB of this process: VmRSS = now, VmHWM = the most so far."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{what}:"):
-            return int(line.split()[1]) / 1024
-    raise LookupError(f"the system does not tell {what}")
 
 
 def seconds(result: Mapping[str, Any], which: int) -> float:

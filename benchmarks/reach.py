@@ -1,0 +1,141 @@
+"""How many models of other libraries prune right, untouched: each is traced, pruned, proved, reloaded and exported.
+
+    python benchmarks/reach.py                                  # the smallest model of each family; hours
+    python benchmarks/reach.py --models torchvision/resnet18 timm/vit_tiny_patch16_224
+    python benchmarks/reach.py --libraries torchvision          # all models of a library
+
+Each model has a process of its own, with limits. Records are kept as they come: a run that was ended goes on from there.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+GIBIBYTE = 1 << 30
+
+
+def main() -> None:
+    """Measure what is missing, then write all that is known."""
+    options = parse()
+    if options.worker:
+        print(json.dumps(work(options.worker, options.memory)))
+        return
+    from reached import results
+
+    wanted = models(options)
+    known = {record["model"]: record for record in results(options.records)}
+    options.records.parent.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(wanted, start=1):
+        if name not in known:
+            known[name] = one(name, options)
+            with options.records.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(known[name]) + "\n")
+            print(f"{number}/{len(wanted)} {describe(known[name])}", flush=True)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(report([known[name] for name in wanted]), indent=1) + "\n", encoding="utf-8")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    folder = Path(__file__).parent
+    parser.add_argument("--models", nargs="+", metavar="LIBRARY/MODEL")
+    parser.add_argument("--libraries", nargs="+", metavar="LIBRARY", choices=("torchvision", "timm", "transformers"))
+    parser.add_argument("--limit", type=float, default=300, help="seconds for one model")
+    parser.add_argument("--memory", type=float, default=12, help="GiB of data for one model")
+    parser.add_argument("--records", type=Path, default=folder.parent / "build" / "reach.jsonl", help="to go on from")
+    parser.add_argument("--output", type=Path, default=folder / "results" / "reach.json")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def models(options: argparse.Namespace) -> list[str]:
+    """The names that were asked for."""
+    if options.models:
+        return list(options.models)
+    from catalogue import families, names
+
+    if options.libraries:
+        return [name for library in options.libraries for name in names(library)]
+    return list(families())
+
+
+def one(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One model in a process of its own; what it prints last is its record."""
+    command = [sys.executable, __file__, "--worker", name, "--memory", str(options.memory)]
+    started = time.perf_counter()
+    record: dict[str, Any] = {"model": name, "tool": "secateur", "ok": False}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=options.limit, check=False)
+        record = json.loads(done.stdout.strip().splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        record |= {"stage": "time", "reason": f"did not finish in {options.limit:.0f} s"}
+    except (IndexError, ValueError):
+        said = done.stderr.strip().splitlines()[-1:] or [f"the process ended with {done.returncode}"]
+        record |= {"stage": "crash", "reason": said[0][:400]}
+    return record | {"wall": round(time.perf_counter() - started, 1)}
+
+
+def work(name: str, gibibytes: float) -> dict[str, Any]:
+    """What a worker process does."""
+    warnings.simplefilter("ignore")
+    allowed = int(gibibytes * GIBIBYTE)
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
+    from reached import StageError, reach
+
+    try:
+        return reach(name)
+    except StageError as error:
+        return error.record
+
+
+def describe(record: dict[str, Any]) -> str:
+    state = f"ok, {record['free_share']:.0%} free" if record["ok"] else f"{record['stage']}: {record['reason'][:150]}"
+    return f"{record['model']}: {state} ({record['wall']} s)"
+
+
+def report(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The result as docs/hooks/benchmarks.py wants it: counts by library, and every failure by name."""
+    from machine import machine, versions
+
+    libraries = dict.fromkeys(record["model"].partition("/")[0] for record in records)
+    rows: list[list[Any]] = []
+    for library in libraries:
+        mine = [record for record in records if record["model"].startswith(f"{library}/")]
+        built = [record for record in mine if record["stage"] != "build"]
+        right = [record for record in built if record["ok"]]
+        free = sum(record["free_share"] >= 0.8 for record in right)
+        exported = sum(record["exports"] for record in right)
+        rows.append([library, len(mine), len(built), len(right), free, exported])
+    failed = [record for record in records if not record["ok"] and record["stage"] != "build"]
+    causes = Counter(record["stage"] for record in failed)
+    return {
+        "title": "Models that prune, untouched",
+        "command": "python benchmarks/reach.py",
+        "machine": machine(),
+        "columns": ["library", "models", "can be built", "right", "80 % of parameters free", "export"],
+        "rows": rows,
+        "notes": [
+            "Right: 30 % of every axis goes, the compact model runs, all proofs hold, and a fresh instance of the original class "
+            "loads it and gives the same bits.",
+            "Models have random weights; those of transformers are made small by one rule for all configurations.",
+            f"Failures by stage: {', '.join(f'{stage} {count}' for stage, count in causes.items()) or 'none'}.",
+            *(f"{record['model']}: {record['stage']}: {record['reason']}" for record in failed),
+        ],
+        "versions": versions(("torch", "torchvision", "timm", "transformers")),
+        "values": list(records),
+    }
+
+
+if __name__ == "__main__":
+    main()
