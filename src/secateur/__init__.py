@@ -4,7 +4,7 @@ from secateur import allocate
 from secateur.allocate import Budget
 from secateur.artefact import load, save
 from secateur.prune import PruneResult, prune
-from secateur.torch import Proof, TracedNetwork, compact, mask, scores, trace, unmask, verify
+from secateur.torch import Proof, TracedNetwork, as_graph, compact, mask, scores, trace, unmask, verify
 from secateur.torch import compensate as compensation
 from secateur.train import recover
 
@@ -16,6 +16,7 @@ __all__ = [
     "PruneResult",
     "TracedNetwork",
     "allocate",
+    "as_graph",
     "compact",
     "compensation",
     "load",
