@@ -83,20 +83,47 @@ def test_a_size_used_as_a_number_freezes() -> None:
     assert "the code computes with this size as a number" in reasons(Scaled(), torch.randn(2, 4))
 
 
-def test_one_attribute_for_two_different_sizes_is_a_conflict_that_is_named() -> None:
-    class Shared(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(6, 2)
-            self.width = 6
+class Shared(nn.Module):
+    """One number for the widths of two layers."""
 
+    def __init__(self, second: int = 6) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, second), nn.Linear(second, 2)
+        self.width = 6
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x).view(-1, self.width).relu()
+        out: Tensor = self.c(self.b(x).view(-1, self.width).relu())
+        return out
+
+
+def test_widths_that_are_one_attribute_shrink_together() -> None:
+    model, inputs = Shared(), torch.randn(2, 4)
+    network = sc.trace(model, inputs)
+    (axis,) = network.axes
+    assert {str(slot) for slot in axis.slots} == {
+        "a.weight:0",
+        "a.bias:0",
+        "b.weight:0",
+        "b.weight:1",
+        "b.bias:0",
+        "c.weight:1",
+    }
+    plan = network.plan({axis.name: [0, 3, 4, 5]})
+    assert [(change.name, change.new) for change in plan.attributes] == [("width", 4)]
+    assert sc.verify(model, plan, inputs).zero_is_prune < 1e-12
+    assert sum(p.numel() for p in sc.compact(model, plan).parameters()) == network.cost(plan.counts).parameters
+
+
+def test_one_attribute_for_two_different_sizes_is_a_conflict_that_is_named() -> None:
+    class Halves(Shared):
         def forward(self, x: Tensor) -> Tensor:
             x = self.a(x).view(-1, self.width).relu()
-            out: Tensor = self.c(self.b(x).view(-1, self.width).relu())
+            out: Tensor = self.c(self.b(x).view(-1, self.width // 2).relu())
             return out
 
-    text = reasons(Shared(), torch.randn(2, 4))
-    assert "the size width would be" in text
+    text = reasons(Halves(3), torch.randn(2, 4))
+    assert "the size (width // 2) would be" in text
     assert "positions stay there" in text
 
 

@@ -70,6 +70,7 @@ class _Classes:
         for dim in {self._key(dim): dim for dim in dims if not isinstance(dim, Fixed)}.values():
             held[solution.classes(dim)] = True
         self.placed = np.flatnonzero(held[:-1])
+        self.coupled: list[tuple[int, tuple[int, ...]]] = []
         self.reasons = [*solution.frozen, UNUSED]
         self.reason_of = np.append(solution.reasons, FREE)
         self.reason_of[:-1][(self.reason_of[:-1] == FREE) & (solution.signature == 0)] = len(self.reasons) - 1
@@ -79,8 +80,10 @@ class _Classes:
         while True:
             self.groups = self._groups()
             self.unit_of = np.full(len(self.reason_of), CONSTANT, dtype=np.int64)
-            if self.groups:
-                self.unit_of[np.concatenate(self.groups)] = np.arange(sum(map(len, self.groups)))
+            start = 0
+            for group in self.groups:
+                self.unit_of[group] = np.arange(start, start + group.shape[1])
+                start += group.shape[1]
             self._translated: dict[tuple[bool, int], Integers | None] = {}
             self.uses = [SizeUse(self._expression(u.expression), self._whole(u.dim), u.where) for u in self.run.uses]
             self.comparisons = self._compared(self.run.comparisons)
@@ -104,7 +107,7 @@ class _Classes:
         )
 
     def _groups(self) -> list[Integers]:
-        """Free classes by signature; each group is an axis, ordered by its first class."""
+        """Free classes by signature, and the groups that go together as `[groups, classes]`: each is an axis."""
         free = self.placed[self.reason_of[self.placed] == FREE]
         if not len(free):
             return []
@@ -115,7 +118,11 @@ class _Classes:
         groups = [parts[group] for group in np.argsort(first)]
         if single := [group for group in groups if len(group) == 1]:
             self._freeze(np.concatenate(single), SINGLE)
-        return [group for group in groups if len(group) > 1]
+        alone = {int(group[0]): group[None] for group in groups if len(group) > 1}
+        for first_of, others in self.coupled:
+            if first_of in alone and all(other in alone for other in others):
+                alone[first_of] = np.concatenate([alone[first_of], *(alone.pop(other) for other in others)])
+        return list(alone.values())
 
     def _freeze(self, classes: Integers, reason: Reason) -> None:
         self.reason_of[classes] = len(self.reasons)
@@ -138,7 +145,7 @@ class _Classes:
         return self._translated[key]
 
     def _axes(self, dims: Mapping[str, tuple[Integers | None, ...]]) -> tuple[Axis, ...]:
-        owner = np.repeat(np.arange(len(self.groups)), [len(group) for group in self.groups])
+        owner = np.repeat(np.arange(len(self.groups)), [group.shape[1] for group in self.groups])
         slots: list[list[Slot]] = [[] for _ in self.groups]
         known: dict[int, list[tuple[int, int]]] = {}
         for tensor, units_by_dim in dims.items():
@@ -148,12 +155,12 @@ class _Classes:
                 if id(units) not in known:
                     positions = np.bincount(owner[units[units != CONSTANT]])
                     found = np.flatnonzero(positions)
-                    known[id(units)] = [(int(axis), int(positions[axis]) // len(self.groups[axis])) for axis in found]
+                    known[id(units)] = [(int(n), int(positions[n]) // self.groups[n].shape[1]) for n in found]
                 for axis, count in known[id(units)]:
                     slots[axis].append(Slot(tensor, d, count))
         names = _unique_names([_module_of(found[0].tensor) for found in slots])
         return tuple(
-            Axis(name, len(group), bool(self.solution.exact[group].all()), tuple(found))
+            Axis(name, group.shape[1], bool(self.solution.exact[group].all()), tuple(found))
             for name, group, found in zip(names, self.groups, slots, strict=True)
         )
 
@@ -204,33 +211,40 @@ class _Classes:
                 return expression
 
     def _freeze_what_cannot_follow(self) -> bool:
-        """Try each axis alone; freeze those whose sizes the code cannot follow. True if any was."""
-        sizes = [len(group) for group in self.groups]
-        index = _UseIndex(self.uses, self.comparisons, sizes)
-        frozen, start = False, 0
-        mask = np.ones(sum(sizes), dtype=bool)
-        for number, (size, group) in enumerate(zip(sizes, self.groups, strict=True)):
-            uses, comparisons = index.touching(number)
-            for removed in (1, size // 2, size - 1) if uses or comparisons else ():
-                mask[start + size - removed : start + size] = False
-                error = _conflict(uses, comparisons, mask)
-                mask[start : start + size] = True
-                if error is not None:
-                    self._freeze(group, Reason(str(error)))
-                    frozen = True
-                    break
-            start += size
-        return frozen
+        """Try each axis alone, then with those of its size that share an attribute with it; freeze what cannot follow.
 
+        True if any was frozen, or is to go together with others from now on.
+        """
+        index = _UseIndex(self.uses, self.comparisons, [group.shape[1] for group in self.groups])
+        settled: set[int] = set()
+        for number, group in enumerate(self.groups):
+            if number in settled or (error := self._conflict(index, [number])) is None:
+                continue
+            alike = [n for n in index.partners(number) if self.groups[n].shape == group.shape and n not in settled]
+            if alike and len(group) == 1 and self._conflict(index, [number, *alike]) is None:
+                first, *others = sorted([number, *alike])
+                self.coupled.append((int(self.groups[first][0, 0]), tuple(int(self.groups[n][0, 0]) for n in others)))
+                settled |= {number, *alike}
+            else:
+                self._freeze(group.ravel(), Reason(str(error)))
+                settled.add(number)
+        return bool(settled)
 
-def _conflict(
-    uses: Sequence[SizeUse], comparisons: Sequence[Comparison], mask: np.ndarray
-) -> AttributeFollowError | None:
-    try:
-        follow(uses, count_kept(mask), comparisons)
-    except AttributeFollowError as error:
-        return error
-    return None
+    def _conflict(self, index: "_UseIndex", axes: Sequence[int]) -> AttributeFollowError | None:
+        """What goes wrong when one unit, half of the units, or all but one of these axes go."""
+        touching = [index.touching(number) for number in axes]
+        uses = list(dict.fromkeys(use for found, _ in touching for use in found))
+        comparisons = list(dict.fromkeys(comparison for _, found in touching for comparison in found))
+        size = self.groups[axes[0]].shape[1]
+        for removed in (1, size // 2, size - 1) if uses or comparisons else ():
+            mask = index.everything.copy()
+            for number in axes:
+                mask[index.starts[number] + size - removed : index.starts[number] + size] = False
+            try:
+                follow(uses, count_kept(mask), comparisons)
+            except AttributeFollowError as error:
+                return error
+        return None
 
 
 class _UseIndex:
@@ -239,6 +253,8 @@ class _UseIndex:
     def __init__(self, uses: Sequence[SizeUse], comparisons: Sequence[Comparison], sizes: Sequence[int]) -> None:
         self.items: tuple[SizeUse | Comparison, ...] = (*uses, *comparisons)
         self.axis_of = np.repeat(np.arange(len(sizes)), sizes)
+        self.starts = np.cumsum([0, *sizes])
+        self.everything = np.ones(self.starts[-1], dtype=bool)
         self.known: dict[int, Integers] = {}
         self.by_axis: dict[int, list[int]] = {}
         self.by_attribute: dict[Attribute, list[int]] = {}
@@ -258,6 +274,12 @@ class _UseIndex:
                 todo.extend(new)
         items = [self.items[i] for i in sorted(chosen)]
         return [i for i in items if isinstance(i, SizeUse)], [i for i in items if isinstance(i, Comparison)]
+
+    def partners(self, axis: int) -> list[int]:
+        """The other axes whose sizes some attribute must equal that must equal the size of this one."""
+        attributes = {a for i in self.by_axis.get(axis, ()) for a in _attributes_of(self.items[i])}
+        items = {i for attribute in attributes for i in self.by_attribute[attribute]}
+        return sorted({n for n, mine in self.by_axis.items() if not items.isdisjoint(mine)} - {axis})
 
     def _axes(self, dim: Integers) -> Integers:
         if id(dim) not in self.known:
