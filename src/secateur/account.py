@@ -77,6 +77,9 @@ class Run:
             self.steps.append(Step(step, {str(name): 100 * float(value) for name, value in found.items()}))
         except (TypeError, ValueError) as error:
             raise DataError(f"evaluate(model) must return a number, or numbers by name; got {metrics!r}") from error
+        for name, value in self.steps[-1].metrics.items():
+            if not 0 <= value <= 100:
+                raise DataError(f"evaluate(model) must return shares between 0 and 1; {name} is {value / 100:g}")
 
 
 def record(

@@ -1,4 +1,4 @@
-"""The main job, read top-down: trace, score, allocate, compact, compensate, recover, verify, measure, record."""
+"""The main job, read top-down: trace, score, allocate, verify, compact, compensate, recover, measure, record."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from secateur.account import Progress, Run, record
-from secateur.allocate import Allocator, Budget, Global
+from secateur.allocate import Allocator, Budget, Global, Uniform
 from secateur.axes import Plan
 from secateur.errors import BudgetError, DataError, ModelError
 from secateur.report import RunRecord
@@ -16,6 +16,7 @@ from secateur.targets import measure as measure_eager
 from secateur.torch import Inputs, Proof, TracedNetwork, compact, trace, verify
 from secateur.torch import scores as criteria
 from secateur.torch.apply import state_of
+from secateur.torch.batches import split_batch
 from secateur.torch.compensate import Compensation, Refit, compensate
 from secateur.torch.replicate import replicate
 from secateur.train.own import OwnTraining, as_recovery
@@ -106,7 +107,7 @@ def prune(
         >>> result.model[0].out_features
         16
     """
-    _check(model, budget, data, recover)
+    _check(model, budget, data, recover, score, allocation, compensation)
     run = Run(name or type(model).__name__, seed, evaluate, progress)
     run.evaluated("dense", model)
     with run.stage("trace"):
@@ -133,8 +134,27 @@ def prune(
     return PruneResult(small, plan, network, proof, record(run, network, plan, scores, proof, measured, budget))
 
 
-def _check(model: nn.Module, budget: Budget, data: Iterable[Any] | None, recover: object) -> None:
+def _check(
+    model: nn.Module,
+    budget: Budget,
+    data: Iterable[Any] | None,
+    recover: object,
+    score: object,
+    allocation: object,
+    compensation: object,
+) -> None:
     """Refuse early what would fail late."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is a {type(model).__name__}, not a torch.nn.Module")
+    for argument, value in (("data", data), ("compensation", compensation)):
+        if value is not None and not isinstance(value, Iterable):
+            raise DataError(f"{argument}= must be something to go through, such as a list; got {value!r}")
+    if score is not None and (isinstance(score, type) or not callable(score)):
+        raise DataError(f"score= is an object such as secateur.scores.Fisher(); got {score!r}")
+    if not callable(allocation) or isinstance(allocation, (Global, Uniform)):
+        raise BudgetError(
+            f"allocation= makes the allocator, such as secateur.allocate.Global itself; got {allocation!r}"
+        )
     if not isinstance(budget, Budget):
         raise BudgetError(f"the budget is a Budget, such as Budget(macs=0.5); got {budget!r}")
     if recover is not None and data is None:
@@ -155,8 +175,9 @@ def _default_score(data: Iterable[Any] | None) -> criteria.Score:
     first = next(iter(data), None)
     if first is None:
         raise DataError("data has no batches; pass at least one")
-    labelled = isinstance(first, Mapping) or (isinstance(first, (tuple, list)) and len(first) == 2)
-    return criteria.Fisher() if labelled else criteria.Energy()
+    named = isinstance(first, Mapping) and any("label" in str(key) for key in first)
+    labelled = named or split_batch(first)[1] is not None
+    return criteria.Fisher() if labelled else criteria.Energy(otherwise=criteria.Magnitude())
 
 
 def _teacher(model: nn.Module) -> nn.Module:

@@ -70,8 +70,8 @@ def _contents(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ArtefactError(
-            f"{path} holds more than weights, or is damaged: {str(error).splitlines()[0]}; save model.state_dict() alone, "
-            "best as safetensors: a file that may run code is never opened"
+            f"{path} holds more than weights, or is damaged; save model.state_dict() alone, best as safetensors: a file that may "
+            "run code is never opened"
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise ArtefactError(f"{path} cannot be read as weights: {error}; is it damaged or cut short?") from error

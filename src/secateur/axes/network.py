@@ -130,7 +130,13 @@ class Network:
         """The cost with `counts` units left of each axis; axes not named stay whole.
 
         It depends on the numbers alone, because the units of an axis are interchangeable.
+
+        Raises:
+            PlanError: An unknown axis, or a number outside 0..size.
         """
+        for name, count in (counts or {}).items():
+            if not 0 <= count <= self.axis(name).size:
+                raise PlanError(f"axis {name!r} has {self.axis(name).size} units; it cannot keep {count}")
         kept = np.array([(counts or {}).get(axis.name, axis.size) for axis in self.axes], dtype=np.int64)
         return self._cost_model.cost(kept)
 
@@ -148,6 +154,8 @@ class Network:
             PlanError: An unknown axis, a unit out of range, an axis or a tensor left empty, or a layer too narrow to run.
             AttributeFollowError: An integer in the user's code cannot follow.
         """
+        if not isinstance(kept, Mapping):
+            raise PlanError(f"say which units of which axis stay, as {{name: units}}; got {type(kept).__name__}")
         mask = np.ones(self.unit_count, dtype=bool)
         for name, units in kept.items():
             mask[self.unit_range(name)] = self._mask(name, units)
@@ -178,6 +186,10 @@ class Network:
 
     def _mask(self, name: str, units: ArrayLike) -> NDArray[np.bool_]:
         size, given = self.axis(name).size, np.asarray(units)
+        if given.ndim != 1 or (given.dtype != bool and len(np.unique(given)) < len(given)):
+            raise PlanError(
+                f"axis {name!r}: say which units stay, each once, such as range({size // 2}); got {units!r}"
+            )
         if given.dtype == bool and given.shape == (size,):
             mask = given.copy()
         else:

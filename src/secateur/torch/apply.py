@@ -52,7 +52,7 @@ def compact(model: nn.Module, plan: Plan, optimizer: torch.optim.Optimizer | Non
         return result
 
     if optimizer is not None:
-        _check_optimizer(optimizer, cuts)
+        _check_optimizer(optimizer, cuts, model)
     small = replicate(model, smaller)
     _open(small, plan)
     set_attributes(small, plan)
@@ -199,14 +199,22 @@ def _cuts_by_tensor(model: nn.Module, plan: Plan) -> dict[int, TensorCut]:
 
 def _open(model: nn.Module, plan: Plan) -> None:
     """Open the fused modules whose tensors shrink."""
+    modules = dict(model.named_modules())
     for path in plan.opened:
-        module = model.get_submodule(path)
+        if path not in modules:
+            raise PlanError(
+                f"the plan opens {path!r}, which {type(model).__name__} does not have: it is for another model"
+            )
+        module = modules[path]
         if type(module) is nn.MultiheadAttention and any(cut.name.startswith(f"{path}.") for cut in plan.tensors):
             open_module(module)
             close_nested_paths(model)
 
 
-def _check_optimizer(optimizer: torch.optim.Optimizer, cuts: Mapping[int, TensorCut]) -> None:
+def _check_optimizer(optimizer: torch.optim.Optimizer, cuts: Mapping[int, TensorCut], model: nn.Module) -> None:
+    mine = {id(parameter) for parameter in model.parameters()}
+    if not any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"]):
+        raise PlanError(f"the optimiser holds no parameter of this {type(model).__name__}; pass the one that trains it")
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             cut = cuts.get(id(parameter))

@@ -111,10 +111,43 @@ def open_attention(model: nn.Module) -> list[str]:
     return paths
 
 
+class OpenTransformerEncoder(nn.TransformerEncoder):
+    """An encoder that hands no nested tensors to its layers, which are open, and still writes zeros where the library does."""
+
+    def forward(
+        self,
+        src: Tensor,
+        mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool | None = None,
+    ) -> Tensor:
+        """As `nn.TransformerEncoder.forward`."""
+        out = src
+        for layer in self.layers:
+            out = layer(out, src_mask=mask, is_causal=bool(is_causal), src_key_padding_mask=src_key_padding_mask)
+        if src_key_padding_mask is not None and mask is None and self._zeroes(src, src_key_padding_mask):
+            out = out.masked_fill((src_key_padding_mask != 0)[..., None], 0.0)
+        return out if self.norm is None else self.norm(out)
+
+    def _zeroes(self, src: Tensor, padding: Tensor) -> bool:
+        """Whether the library would take its nested path, which leaves zeros at padded positions."""
+        if not (self.use_nested_tensor and torch.backends.mha.get_fastpath_enabled()) or src.dim() != 3:
+            return False
+        trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.layers[0].parameters())
+        if self.layers[0].training or trains or torch.is_autocast_enabled():
+            return False
+        if not self.mask_check:
+            return True
+        aligned = torch._nested_tensor_from_mask_left_aligned(src, padding == 0)
+        return not torch.compiler.is_compiling() and bool(aligned)
+
+
 def close_nested_paths(model: nn.Module) -> None:
     """Keep `nn.TransformerEncoder` from handing nested tensors to layers that are open."""
     for module in model.modules():
-        if isinstance(module, nn.TransformerEncoder):
+        if type(module) is nn.TransformerEncoder:
+            module.__class__ = OpenTransformerEncoder
+        elif isinstance(module, nn.TransformerEncoder) and not isinstance(module, OpenTransformerEncoder):
             module.use_nested_tensor = False
 
 

@@ -91,6 +91,8 @@ def trace(model: nn.Module, example_inputs: Inputs) -> TracedNetwork:
 
 def _check_model(model: nn.Module) -> None:
     """Refuse what cannot be watched operator by operator."""
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"the model is a {type(model).__name__}, not a torch.nn.Module")
     for path, module in model.named_modules():
         where = f"its module {path!r}" if path else "it"
         if isinstance(module, torch.jit.ScriptModule):

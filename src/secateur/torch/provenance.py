@@ -40,6 +40,9 @@ All others compute their sizes from the tensors; a `Size` that is handed to them
 _INFERS = frozenset({"view", "reshape", "unflatten", "expand", "broadcast_to"})
 """Functions that work out for themselves what -1 stands for."""
 
+_COUNTS = frozenset({"numel", "nelement", "__len__", "stride"})
+"""Methods that return plain numbers made of a tensor's sizes."""
+
 _SHAPE: Any = Tensor.shape.__get__  # type: ignore[attr-defined]
 
 
@@ -103,6 +106,8 @@ class WatchSizes(TorchFunctionMode):
         name = name_of(func)
         if name == "__get__" and func == _SHAPE:
             return self._tagged(args[0], func(*args))
+        if name in _COUNTS:
+            self._counted(args[0], name)
         if name in ("size", "sym_size"):
             result = func(*args, **kwargs)
             whole = isinstance(result, torch.Size)
@@ -137,6 +142,12 @@ class WatchSizes(TorchFunctionMode):
             if isinstance(number, Size):
                 self.tracker.value_used(number.expression)
         return Frame(name, sizes)
+
+    def _counted(self, tensor: Tensor, name: str) -> None:
+        """A number that depends on widths, and cannot remember it."""
+        for dim in self.dims_of(tensor)[: 1 if name == "__len__" else None]:
+            if isinstance(dim, np.ndarray):
+                self.tracker.value_used(Width(dim))
 
     def _tagged(self, tensor: Tensor, shape: torch.Size) -> torch.Size:
         dims = self.dims_of(tensor)

@@ -55,6 +55,7 @@ class Recorder:
         self._order: dict[int, tuple[Tensor, Dims, Reason]] = {}
         self._root: dict[int, int] = {}
         self._not_zero: set[int] = set()
+        self._read: set[int] = set()
         self.tracker = Tracker(self._value_used, self._compared)
         self.sizes = WatchSizes(self.dims, self._before_call, self._after_call, self.tracker)
         for name, tensor in state.items():
@@ -98,7 +99,7 @@ class Recorder:
 
     def was_read(self, tensor: Tensor) -> bool:
         """Whether some operator met the tensor."""
-        return any(id(dim) in self.labels.contexts for dim in self.dims(tensor)) or all(n == 1 for n in tensor.shape)
+        return id(tensor) in self._read
 
     def reason(self, text: str) -> Reason:
         """`text`, with the place in the user's code that is running."""
@@ -163,6 +164,7 @@ class Recorder:
 
     def used(self, tensor: Tensor) -> None:
         """Something reads `tensor`."""
+        self._read.add(id(tensor))
         if id(tensor) in self._order:
             _, dims, reason = self._order.pop(id(tensor))
             for dim in dims:

@@ -7,13 +7,24 @@ from typing import Any
 from torch import Tensor
 from torch._ops import OpOverload
 
-from secateur.axes import ONE
+from secateur.axes import ONE, Dims
 from secateur.torch.recorder import CONSTANT, Recorder
-from secateur.torch.rules.pointwise import broadcast, keeps_zero
+from secateur.torch.rules.pointwise import at_zero, broadcast
 from secateur.torch.rules.registry import RULES, Entry, Result, fixed_dims
 from secateur.torch.schema import operands, schema_of
 
 logger = logging.getLogger(__name__)
+
+_PASSES_ON = frozenset(
+    f"{name}{suffix}"
+    for name in (
+        *("slice", "select", "narrow", "split", "unsafe_split", "split_with_sizes", "unsafe_split_with_sizes"),
+        *("t", "transpose", "permute", "unsqueeze", "squeeze", "detach", "alias"),
+    )
+    for suffix in ("", "_copy")
+)
+"""Operators that hand positions on without reading them: what they leave behind has met nobody, and may be a row of a table that
+only longer inputs reach."""
 
 
 def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -25,15 +36,17 @@ def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: d
     tensors = operands(arguments.values())
     for tensor in tensors:
         recorder.used(tensor)
-        recorder.labels.observe(recorder.dims(tensor))
+        _meet(recorder, recorder.dims(tensor))
     entry = RULES.get(name) or RULES.get(name.removesuffix("_"))
     try:
         if entry is not None:
             _by_rule(recorder, entry, arguments, tensors, out)
         elif schema.pointwise:
             _pointwise(recorder, tensors, out)
-            recorder.result_zero = keeps_zero(recorder, func, args, kwargs)
+            recorder.result_zero, finite = at_zero(recorder, func, args, kwargs)
             _set_zero(recorder, out)
+            for dim in recorder.dims(operands([out])[0]) if not finite else ():
+                recorder.sum_over(dim, exact=False)
         else:
             _unknown(recorder, f"{func._schema.name} has no rule", tensors, out)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -76,9 +89,14 @@ def _learn(recorder: Recorder, out: Any, result: Result) -> None:
     results = result if isinstance(result, list) else [result]
     for tensor, dims in zip(outs, results, strict=False):
         if isinstance(tensor, Tensor):
-            recorder.labels.observe(dims)
+            _meet(recorder, dims)
             sized = (ONE if n == 1 else CONSTANT if d is ONE else d for n, d in zip(tensor.shape, dims, strict=True))
             recorder.learn(tensor, tuple(sized), bool(recorder.result_zero))
+
+
+def _meet(recorder: Recorder, dims: Dims) -> None:
+    if recorder.operator not in _PASSES_ON:
+        recorder.labels.observe(dims)
 
 
 def _set_zero(recorder: Recorder, out: Any) -> None:

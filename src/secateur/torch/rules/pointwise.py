@@ -41,13 +41,17 @@ def gated(recorder: Recorder, out: Tensor, input: Tensor, dim: int = -1, **_: An
     return tuple(dims)
 
 
-def keeps_zero(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether positions that are zero in the operands that carry zeros are zero in the result, whatever the others hold."""
+def at_zero(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, bool]:
+    """What an operator makes of positions that are zero in the operands that carry zeros, whatever the others hold.
+
+    Returns:
+        Whether the result is always zero, and whether it is always finite: a masked model cannot divide by what is masked.
+    """
     key = tuple(_scalar_key(recorder, value) for value in (*args, *kwargs.values()))
     try:
-        return _zero_stays(func, key, tuple(kwargs))
+        return _at_zero(func, key, tuple(kwargs))
     except TypeError:
-        return False
+        return False, True
 
 
 def _scalar_key(recorder: Recorder, value: Any) -> Any:
@@ -59,24 +63,34 @@ def _scalar_key(recorder: Recorder, value: Any) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def _zero_stays(func: OpOverload, key: tuple[Any, ...], names: tuple[str, ...]) -> bool:
+def _at_zero(func: OpOverload, key: tuple[Any, ...], names: tuple[str, ...]) -> tuple[bool, bool]:
     """Run the operator on single numbers: 0 for operands that carry zeros, several values for the others."""
-    for number, truth in _ARBITRARY:
-        values = [_scalar(item, number, truth) for item in key]
-        count = len(values) - len(names)
-        try:
-            with torch._C.DisableTorchFunction():
-                result = func(*values[:count], **dict(zip(names, values[count:], strict=True)))
-        except (RuntimeError, NotImplementedError, ValueError):
-            return False
-        results = [result] if isinstance(result, Tensor) else list(result)
-        if any(bool(part.ne(0).any()) for part in results):
-            return False
-    return True
+    try:
+        results = [_on_numbers(func, key, names, 0.0, number, truth) for number, truth in _ARBITRARY]
+        zero = not any(bool(part.ne(0).any()) for parts in results for part in parts)
+        finite = _all_finite(results[0]) or not _all_finite(_on_numbers(func, key, names, 1.0, *_ARBITRARY[0]))
+    except (RuntimeError, NotImplementedError, ValueError):
+        return False, True
+    return zero, finite
 
 
-def _scalar(item: Any, number: float, truth: bool) -> Any:
+def _on_numbers(
+    func: OpOverload, key: tuple[Any, ...], names: tuple[str, ...], carried: float, number: float, truth: bool
+) -> list[Tensor]:
+    """The results on `carried` in place of operands that carry zeros, and `number` or `truth` in place of the others."""
+    values = [_scalar(item, carried, number, truth) for item in key]
+    count = len(values) - len(names)
+    with torch._C.DisableTorchFunction():
+        result = func(*values[:count], **dict(zip(names, values[count:], strict=True)))
+    return [result] if isinstance(result, Tensor) else list(result)
+
+
+def _all_finite(results: Sequence[Tensor]) -> bool:
+    return all(bool(part.isfinite().all()) for part in results)
+
+
+def _scalar(item: Any, carried: float, number: float, truth: bool) -> Any:
     if isinstance(item, tuple) and item and item[0] == "tensor":
         arbitrary = truth if item[2] is torch.bool else number
-        return torch.tensor(0.0 if item[1] else arbitrary, dtype=torch.float32).to(item[2])
+        return torch.tensor(carried if item[1] else arbitrary, dtype=torch.float32).to(item[2])
     return item

@@ -1,0 +1,158 @@
+"""Tables that longer inputs reach, padded encoders, numbers made of sizes, and what plans and costs refuse."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur as sc
+from secateur.errors import DataError, ModelError, PlanError
+
+
+class Positions(nn.Module):
+    """A table of positions, of which short inputs read the first rows only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.table = nn.Linear(6, 16), nn.Parameter(torch.randn(64, 16))
+        self.bias, self.gates = nn.Parameter(torch.randn(64, 64)), nn.Parameter(torch.randn(8, 16))
+        self.hidden, self.out = nn.Linear(16, 32), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[1]
+        x = self.embed(x) + self.table[:n] + self.gates[0] + self.gates[2]
+        x = self.bias[:n, :n].softmax(-1) @ x
+        out: Tensor = self.out(self.hidden(x).relu())
+        return out
+
+
+def test_rows_that_only_longer_inputs_reach_stay() -> None:
+    model = Positions()
+    network = sc.trace(model, torch.randn(2, 10, 6))
+    assert sorted(axis.size for axis in network.axes) == [16, 32]
+    plan = network.plan({axis.name: range(axis.size // 2) for axis in network.axes})
+    for length in (10, 3, 40):
+        assert sc.verify(model, plan, torch.randn(2, length, 6)).zero_is_prune < 1e-12
+
+
+class Padded(nn.Module):
+    """An encoder whose padded positions are pooled with the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, dropout=0.0)
+        self.embed, self.encoder, self.out = nn.Embedding(20, 16), nn.TransformerEncoder(layer, 2), nn.Linear(16, 3)
+
+    def forward(self, ids: Tensor, padding: Tensor) -> Tensor:
+        out: Tensor = self.out(self.encoder(self.embed(ids), src_key_padding_mask=padding).mean(1))
+        return out
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("lengths", [(6, 6), (4, 5), (6, 2)])
+def test_an_encoder_without_some_heads_writes_zeros_where_the_library_does(lengths: tuple[int, int]) -> None:
+    model, ids = Padded().eval(), torch.arange(12).reshape(2, 6)
+    padding = torch.arange(6) >= torch.tensor(lengths)[:, None]
+    network = sc.trace(model, (ids, torch.zeros_like(padding)))
+    plan = network.plan({"encoder.layers.0.self_attn": [0, 1, 2]})
+    assert sc.verify(model, plan, (ids, padding)).zero_is_prune < 1e-12
+
+
+@pytest.mark.parametrize("number", [lambda x: x.numel(), lambda x: len(x.T), lambda x: x.stride(0)])
+def test_numbers_made_of_sizes_freeze_them(number: object) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(6, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x).softmax(-1)
+            out: Tensor = self.second(x * number(x))  # type: ignore[operator]
+            return out
+
+    assert not sc.trace(Scaled(), torch.randn(3, 6)).axes
+
+
+@pytest.mark.parametrize("middle", [lambda a, b: a / b, lambda a, b: 1 / a + b, lambda a, b: a.abs().log() + b])
+def test_what_cannot_be_masked_can_be_pruned(middle: object) -> None:
+    class Divides(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.out = nn.Linear(6, 16), nn.Linear(6, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.out(middle(self.a(x), self.b(x)))  # type: ignore[operator]
+            return out
+
+    model, x = Divides(), torch.randn(3, 6)
+    network = sc.trace(model, x)
+    (axis,) = network.axes
+    assert not axis.exact
+    assert sc.verify(model, network.plan({axis.name: range(8)}), x).permutation < 1e-12
+
+
+def two() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ({"0": 5}, "say which units stay"),
+        ({"0": [1, 1]}, "each once"),
+        ([1, 2], "say which units of which axis stay"),
+        ({"0": [8]}, "has units 0..7"),
+    ],
+)
+def test_choices_that_mean_nothing_are_refused(kept: object, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        sc.trace(two(), torch.zeros(1, 4)).plan(kept)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("counts", [{"nothing": 1}, {"0": 9}, {"0": -1}])
+def test_costs_of_what_cannot_be_are_refused(counts: dict[str, int]) -> None:
+    with pytest.raises(PlanError):
+        sc.trace(two(), torch.zeros(1, 4)).cost(counts)
+
+
+def test_an_optimiser_of_another_model_is_refused() -> None:
+    model = two()
+    plan = sc.trace(model, torch.zeros(1, 4)).plan({"0": range(4)})
+    with pytest.raises(PlanError, match="holds no parameter of this Sequential"):
+        sc.compact(model, plan, optimizer=torch.optim.SGD(two().parameters(), lr=0.1))
+
+
+def test_several_inputs_without_targets_are_data() -> None:
+    class Adds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = two(), two()
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            out: Tensor = self.a(x) + self.b(y)
+            return out
+
+    pair = (torch.randn(4, 4), torch.randn(4, 4))
+    result = sc.prune(Adds(), pair, budget=sc.Budget(macs=0.5), data=[(pair, None)] * 2, measure=False)
+    assert result.proof.permutation < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"data": 5}, "data= must be something to go through"),
+        ({"score": sc.scores.Magnitude}, "score= is an object"),
+        ({"score": "magnitude"}, "score= is an object"),
+        ({"compensation": sc.compensation.Refit()}, "compensation= must be something to go through"),
+        ({"evaluate": lambda model: 97.2}, "shares between 0 and 1"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        sc.prune(two(), torch.zeros(1, 4), budget=sc.Budget(macs=0.5), **arguments)  # type: ignore[arg-type]
+
+
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"a function, not a torch.nn.Module"):
+        sc.trace(lambda x: x, torch.zeros(1))  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"a NoneType, not a torch.nn.Module"):
+        sc.prune(None, torch.zeros(1), budget=sc.Budget(macs=0.5))  # type: ignore[arg-type]
