@@ -133,9 +133,11 @@ def bench(
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="How the dense model of a folder without a job.toml is built.")
     ] = None,
-    runs: Annotated[int, typer.Option(help="At least so many timed runs of each.")] = 30,
-    seconds: Annotated[float, typer.Option(help="At least so long.")] = 10.0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; by default as many as PyTorch takes.")] = None,
+    runs: Annotated[int, typer.Option(help="At least so many timed runs of each.", min=2)] = 30,
+    seconds: Annotated[float, typer.Option(help="At least so long.", min=0)] = 10.0,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; by default as many as PyTorch takes.", min=1)
+    ] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
