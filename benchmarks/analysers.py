@@ -59,13 +59,6 @@ def torch_kirigami(model: nn.Module, inputs: Inputs) -> Any:
     return DependencyGraph.build(model, args=(inputs,))
 
 
-def torch_kirigami_candidates(model: nn.Module, inputs: Inputs) -> Any:
-    """The dependency graph and all candidates for removal in it."""
-    from torch_kirigami.pruning import Pruner
-
-    return Pruner(model, graph=torch_kirigami(model, inputs)).discover_candidates()
-
-
 def _network(network: Any) -> str:
     return f"{len(network.axes)} axes, {network.unit_count} units"
 
@@ -76,8 +69,5 @@ TOOLS: Mapping[str, Tool] = {
     "torch-pruning, groups too": Tool(torch_pruning_groups, lambda groups: f"{len(groups)} groups", "torch-pruning"),
     "torch-kirigami": Tool(
         torch_kirigami, lambda graph: f"graph of {len(graph.relations)} relations", "torch-kirigami"
-    ),
-    "torch-kirigami, candidates too": Tool(
-        torch_kirigami_candidates, lambda space: f"{len(space.candidates)} candidates", "torch-kirigami"
     ),
 }
