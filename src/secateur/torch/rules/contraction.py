@@ -41,6 +41,22 @@ def bmm(recorder: Recorder, out: Tensor, input: Tensor, mat2: Tensor, **_: Any) 
     return b, m, n
 
 
+@rule("_grouped_mm")
+def grouped_mm(
+    recorder: Recorder, out: Tensor, input: Tensor, mat2: Tensor, offs: Tensor | None = None, **_: Any
+) -> Dims:
+    """`[m, k] @ [groups, k, n]`, where `offs` says which rows go with which group: a mixture of experts."""
+    if input.ndim != 2 or mat2.ndim != 3:
+        raise ValueError(f"a grouped product of {input.ndim} and {mat2.ndim} dims")
+    (m, k), (groups, k2, n) = recorder.dims(input), recorder.dims(mat2)
+    recorder.labels.freeze(groups, recorder.reason("experts: rows are sent to them by number"))
+    recorder.freeze_all([offs] if offs is not None else [], "how many rows each expert gets")
+    _sum(recorder, k, k2, input, mat2)
+    recorder.contraction((*input.shape, mat2.shape[2]), (m, _labelled(k, k2), n))
+    recorder.result_zero = _zero_along(recorder, m, input) and _zero_along(recorder, n, mat2)
+    return m, n
+
+
 @rule("baddbmm")
 def baddbmm(recorder: Recorder, out: Tensor, input: Tensor, batch1: Tensor, batch2: Tensor, **_: Any) -> Dims:
     """`input + [b, m, k] @ [b, k, n]`."""

@@ -156,3 +156,28 @@ def test_what_is_no_model_is_refused() -> None:
         sc.trace(lambda x: x, torch.zeros(1))  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=r"a NoneType, not a torch.nn.Module"):
         sc.prune(None, torch.zeros(1), budget=sc.Budget(macs=0.5))  # type: ignore[arg-type]
+
+
+class Experts(nn.Module):
+    """A mixture of experts as one product of groups of rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 8)
+        self.up, self.down = nn.Parameter(torch.randn(4, 16, 32)), nn.Parameter(torch.randn(4, 32, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        ends = torch.tensor([2, 4, 5, 8], dtype=torch.int32, device=x.device)
+        hidden = torch._grouped_mm(x, self.up, offs=ends).relu()
+        out: Tensor = self.last(x + torch._grouped_mm(hidden, self.down, offs=ends))
+        return out
+
+
+def test_the_widths_of_experts_are_free_and_their_number_stays() -> None:
+    model, x = Experts(), torch.randn(8, 8)
+    network = sc.trace(model, x)
+    assert sorted(axis.size for axis in network.axes) == [16, 32]
+    plan = network.plan({axis.name: range(axis.size // 2) for axis in network.axes})
+    assert sc.verify(model, plan, x).zero_is_prune < 1e-4
+    assert sum(p.numel() for p in sc.compact(model, plan).parameters()) == network.cost(plan.counts).parameters
