@@ -50,7 +50,7 @@ def reach(name: str) -> dict[str, Any]:
         generator = np.random.default_rng(0)
         plan = network.plan(
             {
-                a.name: np.sort(generator.choice(a.size, max(1, round(SHARE * a.size)), replace=False))
+                a.name: np.sort(generator.choice(a.size, max(a.least, round(SHARE * a.size)), replace=False))
                 for a in network.axes
             }
         )

@@ -181,3 +181,36 @@ def test_the_widths_of_experts_are_free_and_their_number_stays() -> None:
     plan = network.plan({axis.name: range(axis.size // 2) for axis in network.axes})
     assert sc.verify(model, plan, x).zero_is_prune < 1e-4
     assert sum(p.numel() for p in sc.compact(model, plan).parameters()) == network.cost(plan.counts).parameters
+
+
+class Groups(nn.Module):
+    """Query heads in groups that share a key-value head, with a way of its own for groups of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.shared, self.groups = 8, 2, 4
+        self.q, self.kv, self.out = nn.Linear(6, 8 * 5), nn.Linear(6, 2 * 5), nn.Linear(8 * 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, _ = x.shape
+        q = self.q(x).view(b, n, self.heads, -1).transpose(1, 2)
+        kv = self.kv(x).view(b, n, self.shared, -1).transpose(1, 2)
+        if self.groups == 1:
+            kv = -kv
+        else:
+            kv = kv[:, :, None].expand(b, self.shared, self.groups, n, kv.shape[-1]).flatten(1, 2)
+        mixed = (q @ kv.mT).softmax(-1) @ kv
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+def test_an_axis_keeps_as_many_units_as_the_code_branches_on() -> None:
+    model, x = Groups(), torch.randn(2, 3, 6)
+    network = sc.trace(model, x)
+    axis = next(axis for axis in network.axes if axis.size == 4)
+    assert axis.least == 2
+    with pytest.raises(PlanError, match=r"branches on groups == 1"):
+        network.plan({axis.name: [0]})
+    plan = sc.allocate.Global(sc.Budget(params=0.5), floor=0)(network, sc.scores.Random()(network, None))
+    assert plan.counts[axis.name] >= 2
+    assert sc.verify(model, plan, x).permutation < 1e-12

@@ -64,7 +64,7 @@ def build_ladder(network: Network, rules: Rules) -> Ladder:
     least, reached = [], []
     for axis in network.axes:
         step = step_of[axis.name]
-        lowest = min(axis.size, ceil(max(1, ceil(floor * axis.size)) / step) * step)
+        lowest = min(axis.size, ceil(max(axis.least, ceil(floor * axis.size)) / step) * step)
         least.append(axis.size if axis.name in whole else lowest)
         reached.append(np.append(np.arange(least[-1] + step, axis.size, step), [axis.size] * (least[-1] < axis.size)))
     before = [np.append(low, counts)[:-1] for low, counts in zip(least, reached, strict=True)]

@@ -25,6 +25,8 @@ from secateur.axes.solve import FREE, Solution, solve
 from secateur.errors import AttributeFollowError
 
 UNUSED = Reason("no operator of this run reads a parameter of it")
+MOST_LEAST = 8
+"""An axis that must keep more units than this, because the code branches on how many there are, is frozen."""
 SINGLE = Reason("alone of its kind: an axis must keep a unit")
 
 
@@ -71,6 +73,7 @@ class _Classes:
             held[solution.classes(dim)] = True
         self.placed = np.flatnonzero(held[:-1])
         self.coupled: list[tuple[int, tuple[int, ...]]] = []
+        self.least: dict[int, int] = {}
         self.reasons = [*solution.frozen, UNUSED]
         self.reason_of = np.append(solution.reasons, FREE)
         self.reason_of[:-1][(self.reason_of[:-1] == FREE) & (solution.signature == 0)] = len(self.reasons) - 1
@@ -160,7 +163,13 @@ class _Classes:
                     slots[axis].append(Slot(tensor, d, count))
         names = _unique_names([_module_of(found[0].tensor) for found in slots])
         return tuple(
-            Axis(name, group.shape[1], bool(self.solution.exact[group].all()), tuple(found))
+            Axis(
+                name,
+                group.shape[1],
+                bool(self.solution.exact[group].all()),
+                tuple(found),
+                self.least.get(int(group[0, 0]), 1),
+            )
             for name, group, found in zip(names, self.groups, slots, strict=True)
         )
 
@@ -218,32 +227,45 @@ class _Classes:
         index = _UseIndex(self.uses, self.comparisons, [group.shape[1] for group in self.groups])
         settled: set[int] = set()
         for number, group in enumerate(self.groups):
-            if number in settled or (error := self._conflict(index, [number])) is None:
+            if number in settled:
                 continue
+            least = self._least(index, [number])
             alike = [n for n in index.partners(number) if self.groups[n].shape == group.shape and n not in settled]
-            if alike and len(group) == 1 and self._conflict(index, [number, *alike]) is None:
+            if isinstance(least, int):
+                self.least[int(group[0, 0])] = least
+            elif alike and len(group) == 1 and isinstance(self._least(index, [number, *alike]), int):
                 first, *others = sorted([number, *alike])
                 self.coupled.append((int(self.groups[first][0, 0]), tuple(int(self.groups[n][0, 0]) for n in others)))
                 settled |= {number, *alike}
             else:
-                self._freeze(group.ravel(), Reason(str(error)))
+                self._freeze(group.ravel(), Reason(str(least)))
                 settled.add(number)
         return bool(settled)
 
-    def _conflict(self, index: "_UseIndex", axes: Sequence[int]) -> AttributeFollowError | None:
-        """What goes wrong when one unit, half of the units, or all but one of these axes go."""
+    def _least(self, index: "_UseIndex", axes: Sequence[int]) -> int | AttributeFollowError:
+        """The fewest units that the code can follow down to, of these axes together; what goes wrong where it cannot at all."""
+        size = self.groups[axes[0]].shape[1]
+        error = self._conflict(index, axes, size - 1)
+        for least in range(1, min(size, MOST_LEAST + 1)) if error is None else ():
+            error = self._conflict(index, axes, least) or self._conflict(index, axes, (size + least) // 2)
+            if error is None:
+                return least
+        return error or 1
+
+    def _conflict(self, index: "_UseIndex", axes: Sequence[int], kept: int) -> AttributeFollowError | None:
+        """What goes wrong when so many units of these axes are kept."""
         touching = [index.touching(number) for number in axes]
         uses = list(dict.fromkeys(use for found, _ in touching for use in found))
         comparisons = list(dict.fromkeys(comparison for _, found in touching for comparison in found))
-        size = self.groups[axes[0]].shape[1]
-        for removed in (1, size // 2, size - 1) if uses or comparisons else ():
-            mask = index.everything.copy()
-            for number in axes:
-                mask[index.starts[number] + size - removed : index.starts[number] + size] = False
-            try:
-                follow(uses, count_kept(mask), comparisons)
-            except AttributeFollowError as error:
-                return error
+        if not uses and not comparisons:
+            return None
+        mask = index.everything.copy()
+        for number in axes:
+            mask[index.starts[number] + kept : index.starts[number + 1]] = False
+        try:
+            follow(uses, count_kept(mask), comparisons)
+        except AttributeFollowError as error:
+            return error
         return None
 
 

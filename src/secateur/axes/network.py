@@ -42,12 +42,14 @@ class Axis:
         size: The number of units.
         exact: Removing a unit equals zeroing it. False where a mean, variance, norm or softmax runs over the axis.
         slots: Every place where its units live.
+        least: How many units must stay, because the code branches on their number.
     """
 
     name: str
     size: int
     exact: bool
     slots: tuple[Slot, ...]
+    least: int = 1
 
 
 @dataclass(frozen=True, slots=True)
