@@ -126,7 +126,7 @@ def saved(change: Callable[[dict[str, Any]], object]) -> Callable[[Weights, Path
         (none_at_all, "there is no file .*dense.pt"),
         (cut_short, "dense.pt cannot be read as weights: .*; is it damaged or cut short"),
         (empty, "dense.pt (cannot be read as weights|holds more than weights, or is damaged)"),
-        (whole_model, "dense.pt holds more than weights, or is damaged: .*; save model.state_dict"),
+        (whole_model, "dense.pt holds more than weights, or is damaged; save model.state_dict"),
         (saved(lambda w: {"epoch": 3, "weights": w}), r"holds keys \['epoch', 'weights'\] and no state dict"),
         (saved(lambda w: {"model": w, "state_dict": w}), r"holds keys \['model', 'state_dict'\] and no state dict"),
         (saved(lambda w: [*w.values()]), "holds a list and no state dict"),
