@@ -180,6 +180,8 @@ def test_the_widths_of_experts_are_free_and_their_number_stays() -> None:
     assert sorted(axis.size for axis in network.axes) == [16, 32]
     plan = network.plan({axis.name: range(axis.size // 2) for axis in network.axes})
     assert sc.verify(model, plan, x).zero_is_prune < 1e-4
+    with pytest.raises(PlanError, match="grouped product in multiples of 4"):
+        network.plan({axis.name: range(7) for axis in network.axes})
     assert sum(p.numel() for p in sc.compact(model, plan).parameters()) == network.cost(plan.counts).parameters
 
 

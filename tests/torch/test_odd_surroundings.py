@@ -241,7 +241,7 @@ def test_a_projection_as_wide_as_its_cell_is_refused_by_the_plan() -> None:
     network = sc.trace(Projected(), TOKENS)
     cell = next(axis.name for axis in network.axes if axis.size == 6)
     assert network.plan({cell: range(4)})
-    with pytest.raises(PlanError, match="projection narrower than its cell; the plan leaves 3 and 3"):
+    with pytest.raises(PlanError, match=r"projection narrower than its cell .*; the plan makes that 3 and 3"):
         network.plan({cell: range(3)})
 
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from secateur.axes.blocks import Integers
 from secateur.axes.cost import Contraction, Cost, CostModel, TensorSpec
 from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
-from secateur.axes.sizes import COMPARISONS, Comparison, SizeUse, count_kept, evaluate, follow
+from secateur.axes.sizes import COMPARISONS, Comparison, SizeUse, count_kept, describe, evaluate, follow
 from secateur.errors import PlanError
 
 Scores = Mapping[str, NDArray[np.float64]]
@@ -172,8 +172,9 @@ class Network:
         for limit in self.limits:
             left, right = (evaluate(side, attributes, count_kept(mask)) for side in (limit.left, limit.right))
             if COMPARISONS[limit.symbol](left, right) != limit.outcome:
+                asked = f"{describe(limit.left)} {limit.symbol} {describe(limit.right)}"
                 raise PlanError(
-                    f"{limit.where}; the plan leaves {left} and {right}: keep fewer of these or more of those"
+                    f"{limit.where} ({asked}); the plan makes that {left} and {right}: choose other numbers"
                 )
         return Plan(
             axes=axes,

@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from secateur.axes import Dim, Dims, Fixed
+from secateur.axes import Comparison, Dim, Dims, Fixed, Operation, Width
 from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import rule
+
+ALIGNMENT = 16
+"""Rows of the operands of a grouped product begin at multiples of so many bytes."""
 
 
 @rule("mm")
@@ -54,6 +57,11 @@ def grouped_mm(
     _sum(recorder, k, k2, input, mat2)
     recorder.contraction((*input.shape, mat2.shape[2]), (m, _labelled(k, k2), n))
     recorder.result_zero = _zero_along(recorder, m, input) and _zero_along(recorder, n, mat2)
+    step = ALIGNMENT // input.element_size()
+    for dim in (_labelled(k, k2), n):
+        if isinstance(dim, np.ndarray):
+            text = f"{recorder.where()}: torch wants the widths of a grouped product in multiples of {step}"
+            recorder.run.limits.append(Comparison("==", Operation("%", Width(dim), step), 0, True, text))
     return m, n
 
 
