@@ -1,7 +1,7 @@
 """Accuracy at a half, a quarter and an eighth of the multiply-adds: Secateur against its peers, at the same widths.
 
     python benchmarks/quality.py --data DIR             # everything, some thirty minutes in one idle thread
-    python benchmarks/quality.py --tasks fashion --quick --output /tmp/quality.json
+    python benchmarks/quality.py --tasks fashion --quick --output quick.json
 
 Every tool gets the same trained network, the same calibration sample and the widths to leave; then the same short training
 follows. Each measurement is kept as it comes: a run that was ended goes on from there, a finished one starts anew.

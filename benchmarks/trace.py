@@ -1,7 +1,7 @@
 """Seconds and memory to find out what can be removed from a model: Secateur against its peers.
 
     python benchmarks/trace.py                          # everything, some ten minutes
-    python benchmarks/trace.py --models ResNet-50 --rounds 3 --output /tmp/trace.json
+    python benchmarks/trace.py --models ResNet-50 --rounds 3 --output quick.json
 
 Each model is analysed by each tool in a process of its own first, for the peak of the memory and to see whether the tool can do
 it within the limits. Then those that can take turns in one process: after a warm-up, the median of several rounds counts.
