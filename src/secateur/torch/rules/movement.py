@@ -37,9 +37,6 @@ _BROADCASTS = frozenset(
     "resolve_conj",
     "resolve_neg",
     "flip",
-    "view_as_real_copy",
-    "bernoulli_p",
-    "alpha_dropout",
     keeps_zero=True,
 )
 @rule("feature_dropout", keeps_zero=True)
