@@ -28,6 +28,10 @@ Progress = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)`."""
 
 
+ROUNDING = 1e-3
+"""By how many per cent a share may lie outside 0 to 1, because it was summed up in single precision."""
+
+
 @dataclass(slots=True)
 class Run:
     """What happens in one run.
@@ -78,7 +82,7 @@ class Run:
         except (TypeError, ValueError) as error:
             raise DataError(f"evaluate(model) must return a number, or numbers by name; got {metrics!r}") from error
         for name, value in self.steps[-1].metrics.items():
-            if not 0 <= value <= 100:
+            if not -ROUNDING <= value <= 100 + ROUNDING:
                 raise DataError(f"evaluate(model) must return shares between 0 and 1; {name} is {value / 100:g}")
 
 
