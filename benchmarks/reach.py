@@ -8,33 +8,33 @@ Each model has a process of its own, with limits. Records are kept as they come:
 """
 
 import argparse
+import importlib
 import json
+import multiprocessing
 import os
 import resource
-import subprocess
-import sys
 import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 GIBIBYTE = 1 << 30
+FORK = multiprocessing.get_context("fork")
 
 
 def main() -> None:
     """Measure what is missing, then write all that is known."""
     options = parse()
-    if options.worker:
-        print(json.dumps(work(options.worker, options.memory)))
-        return
     from reached import results
 
     wanted = models(options)
     known = {record["model"]: record for record in results(options.records)}
+    preload()
     options.records.parent.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(wanted, start=1):
         if name not in known:
@@ -55,7 +55,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memory", type=float, default=12, help="GiB of data for one model")
     parser.add_argument("--records", type=Path, default=folder.parent / "build" / "reach.jsonl", help="to go on from")
     parser.add_argument("--output", type=Path, default=folder / "results" / "reach.json")
-    parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -71,32 +70,50 @@ def models(options: argparse.Namespace) -> list[str]:
 
 
 def one(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One model in a process of its own; what it prints last is its record."""
-    command = [sys.executable, __file__, "--worker", name, "--memory", str(options.memory)]
-    started = time.perf_counter()
+    """One model in a process of its own; what it sends is its record."""
+    reading, writing = FORK.Pipe(duplex=False)
+    worker = FORK.Process(target=work, args=(name, options.memory, writing))
     record: dict[str, Any] = {"model": name, "tool": "secateur", "ok": False}
+    started = time.perf_counter()
+    worker.start()
+    writing.close()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=options.limit, check=False)
-        record = json.loads(done.stdout.strip().splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        record |= {"stage": "time", "reason": f"did not finish in {options.limit:.0f} s"}
-    except (IndexError, ValueError):
-        said = done.stderr.strip().splitlines()[-1:] or [f"the process ended with {done.returncode}"]
-        record |= {"stage": "crash", "reason": said[0][:400]}
+        if reading.poll(options.limit):
+            record = reading.recv()
+        else:
+            record |= {"stage": "time", "reason": f"did not finish in {options.limit:.0f} s"}
+    except EOFError:
+        worker.join()
+        record |= {"stage": "crash", "reason": f"the process ended with {worker.exitcode}"}
+    worker.kill()
+    worker.join()
     return record | {"wall": round(time.perf_counter() - started, 1)}
 
 
-def work(name: str, gibibytes: float) -> dict[str, Any]:
+def work(name: str, gibibytes: float, writing: Connection) -> None:
     """What a worker process does."""
     warnings.simplefilter("ignore")
     allowed = int(gibibytes * GIBIBYTE)
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     from reached import StageError, reach
 
     try:
-        return reach(name)
+        writing.send(reach(name))
     except StageError as error:
-        return error.record
+        writing.send(error.record)
+
+
+def preload() -> None:
+    """Import what every worker needs, once: workers are forks."""
+    from analysed import allow_torchvision
+
+    allow_torchvision()
+    for module in ("reached", "torch.export", "torch._dynamo", "torchvision", "timm", "transformers"):
+        importlib.import_module(module)
+    torch = importlib.import_module("torch")
+    torch.set_num_threads(1)
+    importlib.import_module("transformers").AutoModel  # noqa: B018 - it is imported when it is asked for
 
 
 def describe(record: dict[str, Any]) -> str:
