@@ -49,10 +49,7 @@ def reach(name: str) -> dict[str, Any]:
     with _stage(record, "plan"):
         generator = np.random.default_rng(0)
         plan = network.plan(
-            {
-                a.name: np.sort(generator.choice(a.size, max(a.least, round(SHARE * a.size)), replace=False))
-                for a in network.axes
-            }
+            {a.name: np.sort(generator.choice(a.size, a.near(SHARE * a.size), replace=False)) for a in network.axes}
         )
     with _stage(record, "run"):
         small = sc.compact(model, plan)

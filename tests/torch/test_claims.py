@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur as sc
+from secateur.allocate import Budget, Global
 from secateur.errors import DataError, ModelError, PlanError
 
 
@@ -182,6 +183,10 @@ def test_the_widths_of_experts_are_free_and_their_number_stays() -> None:
     assert sc.verify(model, plan, x).zero_is_prune < 1e-4
     with pytest.raises(PlanError, match="grouped product in multiples of 4"):
         network.plan({axis.name: range(7) for axis in network.axes})
+    assert {axis.step for axis in network.axes} == {4}
+    assert [axis.near(n) for axis in network.axes for n in (0, 7, axis.size)] == [4, 8, 16, 4, 8, 32]
+    allowed = Global(Budget(params=0.45))(network, sc.scores.Magnitude()(network))
+    assert sc.verify(model, network.plan(allowed), x).zero_is_prune < 1e-4
     assert sum(p.numel() for p in sc.compact(model, plan).parameters()) == network.cost(plan.counts).parameters
 
 

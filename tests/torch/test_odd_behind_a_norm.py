@@ -62,7 +62,7 @@ def of_heads(name: str, use: Callable[[Tensor, int], Tensor], unsolved: str = ""
     ("units", "kept", "after", "right"),
     [
         silent("a large width", 8, [0, 1, 2, 3], lambda m, x: x * 2 if x.shape[-1] > 7 else x, lambda m, x: x * 2),
-        silent("an even width", 8, [0, 1, 2], lambda m, x: x if x.shape[-1] % 2 == 0 else -x, lambda m, x: x),
+        silent("an even width", 8, [0, 1, 2, 5], lambda m, x: x if x.shape[-1] % 2 == 0 else -x, lambda m, x: x),
         of_heads("heads alone", lambda x, heads: x),
         of_heads("a factor", lambda x, heads: x * heads),
         of_heads("a shift", lambda x, heads: x.roll(heads, 1)),

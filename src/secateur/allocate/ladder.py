@@ -1,7 +1,7 @@
 """What can be kept of each axis: the steps from the least that must stay up to the whole axis."""
 
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, lcm
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,7 @@ def build_ladder(network: Network, rules: Rules) -> Ladder:
     floor = exact_share("floor", rules.floor, zero=True)
     least, reached = [], []
     for axis in network.axes:
-        step = step_of[axis.name]
+        step = lcm(axis.step, step_of[axis.name])
         lowest = min(axis.size, ceil(max(axis.least, ceil(floor * axis.size)) / step) * step)
         least.append(axis.size if axis.name in whole else lowest)
         reached.append(np.append(np.arange(least[-1] + step, axis.size, step), [axis.size] * (least[-1] < axis.size)))

@@ -27,6 +27,8 @@ from secateur.errors import AttributeFollowError
 UNUSED = Reason("no operator of this run reads a parameter of it")
 MOST_LEAST = 8
 """An axis that must keep more units than this, because the code branches on how many there are, is frozen."""
+STEPS = (1, 2, 4, 8, 16, 32, 64)
+"""What the units that stay may have to be a multiple of."""
 SINGLE = Reason("alone of its kind: an axis must keep a unit")
 
 
@@ -73,7 +75,7 @@ class _Classes:
             held[solution.classes(dim)] = True
         self.placed = np.flatnonzero(held[:-1])
         self.coupled: list[tuple[int, tuple[int, ...]]] = []
-        self.least: dict[int, int] = {}
+        self.counts: dict[int, tuple[int, int]] = {}
         self.reasons = [*solution.frozen, UNUSED]
         self.reason_of = np.append(solution.reasons, FREE)
         self.reason_of[:-1][(self.reason_of[:-1] == FREE) & (solution.signature == 0)] = len(self.reasons) - 1
@@ -90,6 +92,7 @@ class _Classes:
             self._translated: dict[tuple[bool, int], Integers | None] = {}
             self.uses = [SizeUse(self._expression(u.expression), self._whole(u.dim), u.where) for u in self.run.uses]
             self.comparisons = self._compared(self.run.comparisons)
+            self.limits = self._compared(self.run.limits)
             if not self._freeze_what_cannot_follow():
                 return
 
@@ -104,7 +107,7 @@ class _Classes:
             contractions=tuple(self._contraction(c) for c in self.run.contractions),
             uses=tuple(self.uses),
             comparisons=tuple(self.comparisons),
-            limits=tuple(self._compared(self.run.limits)),
+            limits=tuple(self.limits),
             opened=self.run.opened,
             spared=self.run.spared,
         )
@@ -168,7 +171,7 @@ class _Classes:
                 group.shape[1],
                 bool(self.solution.exact[group].all()),
                 tuple(found),
-                self.least.get(int(group[0, 0]), 1),
+                *self.counts.get(int(group[0, 0]), (1, 1)),
             )
             for name, group, found in zip(names, self.groups, slots, strict=True)
         )
@@ -224,33 +227,41 @@ class _Classes:
 
         True if any was frozen, or is to go together with others from now on.
         """
-        index = _UseIndex(self.uses, self.comparisons, [group.shape[1] for group in self.groups])
+        own_limits = [limit for limit in self.limits if isinstance(limit.right, int)]
+        index = _UseIndex(self.uses, [*self.comparisons, *own_limits], [group.shape[1] for group in self.groups])
         settled: set[int] = set()
         for number, group in enumerate(self.groups):
             if number in settled:
                 continue
-            least = self._least(index, [number])
+            counts = self._counts(index, [number])
             alike = [n for n in index.partners(number) if self.groups[n].shape == group.shape and n not in settled]
-            if isinstance(least, int):
-                self.least[int(group[0, 0])] = least
-            elif alike and len(group) == 1 and isinstance(self._least(index, [number, *alike]), int):
+            if isinstance(counts, tuple):
+                self.counts[int(group[0, 0])] = counts
+            elif alike and len(group) == 1 and isinstance(self._counts(index, [number, *alike]), tuple):
                 first, *others = sorted([number, *alike])
                 self.coupled.append((int(self.groups[first][0, 0]), tuple(int(self.groups[n][0, 0]) for n in others)))
                 settled |= {number, *alike}
             else:
-                self._freeze(group.ravel(), Reason(str(least)))
+                self._freeze(group.ravel(), Reason(str(counts)))
                 settled.add(number)
         return bool(settled)
 
-    def _least(self, index: "_UseIndex", axes: Sequence[int]) -> int | AttributeFollowError:
-        """The fewest units that the code can follow down to, of these axes together; what goes wrong where it cannot at all."""
+    def _counts(self, index: "_UseIndex", axes: Sequence[int]) -> tuple[int, int] | AttributeFollowError:
+        """The fewest units of these axes together that the code can follow down to, and how many must go at a time.
+
+        What goes wrong where it cannot follow at all.
+        """
         size = self.groups[axes[0]].shape[1]
-        error = self._conflict(index, axes, size - 1)
-        for least in range(1, min(size, MOST_LEAST + 1)) if error is None else ():
-            error = self._conflict(index, axes, least) or self._conflict(index, axes, (size + least) // 2)
-            if error is None:
-                return least
-        return error or 1
+        first: AttributeFollowError | None = None
+        for step in STEPS:
+            for least in range(step, min(size - step, max(step, MOST_LEAST)) + 1, step):
+                middle = (size + least) // 2 // step * step
+                errors = (self._conflict(index, axes, kept) for kept in (size - step, least, middle))
+                error = next(filter(None, errors), None)
+                if error is None:
+                    return least, step
+                first = first or error
+        return first or (1, 1)
 
     def _conflict(self, index: "_UseIndex", axes: Sequence[int], kept: int) -> AttributeFollowError | None:
         """What goes wrong when so many units of these axes are kept."""

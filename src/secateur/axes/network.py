@@ -43,6 +43,7 @@ class Axis:
         exact: Removing a unit equals zeroing it. False where a mean, variance, norm or softmax runs over the axis.
         slots: Every place where its units live.
         least: How many units must stay, because the code branches on their number.
+        step: What the number of units that stay must be a multiple of, because the code or a kernel asks for it.
     """
 
     name: str
@@ -50,6 +51,11 @@ class Axis:
     exact: bool
     slots: tuple[Slot, ...]
     least: int = 1
+    step: int = 1
+
+    def near(self, count: float) -> int:
+        """The number of units nearest to `count` that may stay."""
+        return min(self.size, max(self.least, round(count / self.step) * self.step))
 
 
 @dataclass(frozen=True, slots=True)
