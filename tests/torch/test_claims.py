@@ -186,7 +186,7 @@ def test_the_widths_of_experts_are_free_and_their_number_stays() -> None:
     assert {axis.step for axis in network.axes} == {4}
     assert [axis.near(n) for axis in network.axes for n in (0, 7, axis.size)] == [4, 8, 16, 4, 8, 32]
     allowed = Global(Budget(params=0.45))(network, sc.scores.Magnitude()(network))
-    assert sc.verify(model, network.plan(allowed), x).zero_is_prune < 1e-4
+    assert sc.verify(model, allowed, x).zero_is_prune < 1e-4
     assert sum(p.numel() for p in sc.compact(model, plan).parameters()) == network.cost(plan.counts).parameters
 
 
