@@ -127,7 +127,9 @@ class _Classes:
         alone = {int(group[0]): group[None] for group in groups if len(group) > 1}
         for first_of, others in self.coupled:
             if first_of in alone and all(other in alone for other in others):
-                alone[first_of] = np.concatenate([alone[first_of], *(alone.pop(other) for other in others)])
+                size = alone[first_of].shape[1]
+                members = [alone.pop(other).reshape(-1, size) for other in others]
+                alone[first_of] = np.concatenate([alone[first_of], *members])
         return list(alone.values())
 
     def _freeze(self, classes: Integers, reason: Reason) -> None:
@@ -234,17 +236,25 @@ class _Classes:
             if number in settled:
                 continue
             counts = self._counts(index, [number])
-            alike = [n for n in index.partners(number) if self.groups[n].shape == group.shape and n not in settled]
+            alike = self._alike(index, number, settled)
             if isinstance(counts, tuple):
                 self.counts[int(group[0, 0])] = counts
-            elif alike and len(group) == 1 and isinstance(self._counts(index, [number, *alike]), tuple):
-                first, *others = sorted([number, *alike])
+            elif alike and isinstance(self._counts(index, alike), tuple):
+                first, *others = alike
                 self.coupled.append((int(self.groups[first][0, 0]), tuple(int(self.groups[n][0, 0]) for n in others)))
-                settled |= {number, *alike}
+                settled.update(alike)
             else:
                 self._freeze(group.ravel(), Reason(str(counts)))
                 settled.add(number)
         return bool(settled)
+
+    def _alike(self, index: "_UseIndex", number: int, settled: set[int]) -> list[int]:
+        """An axis and those that share an attribute with it, the smallest first; none where their units do not match."""
+        axes = [n for n in (number, *index.partners(number)) if n not in settled and len(self.groups[n]) == 1]
+        axes.sort(key=lambda n: (self.groups[n].shape[1], n))
+        size = self.groups[axes[0]].shape[1] if axes else 1
+        alike = [n for n in axes if self.groups[n].shape[1] % size == 0]
+        return alike if number in alike and len(alike) > 1 else []
 
     def _counts(self, index: "_UseIndex", axes: Sequence[int]) -> tuple[int, int] | AttributeFollowError:
         """The fewest units of these axes together that the code can follow down to, and how many must go at a time.
@@ -264,7 +274,8 @@ class _Classes:
         return first or (1, 1)
 
     def _conflict(self, index: "_UseIndex", axes: Sequence[int], kept: int) -> AttributeFollowError | None:
-        """What goes wrong when so many units of these axes are kept."""
+        """What goes wrong when so many units of the first of these axes are kept, and as large a share of the others."""
+        size = self.groups[axes[0]].shape[1]
         touching = [index.touching(number) for number in axes]
         uses = list(dict.fromkeys(use for found, _ in touching for use in found))
         comparisons = list(dict.fromkeys(comparison for _, found in touching for comparison in found))
@@ -272,7 +283,8 @@ class _Classes:
             return None
         mask = index.everything.copy()
         for number in axes:
-            mask[index.starts[number] + kept : index.starts[number + 1]] = False
+            stay = kept * self.groups[number].shape[1] // size
+            mask[index.starts[number] + stay : index.starts[number + 1]] = False
         try:
             follow(uses, count_kept(mask), comparisons)
         except AttributeFollowError as error:

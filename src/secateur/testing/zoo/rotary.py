@@ -27,6 +27,7 @@ class GroupedQueryRotary(nn.Module):
     """Query heads go with their key-value head, or the g-th of each goes; rotation pairs the width of q.k."""
 
     inv_freq: Tensor
+    value_dim: int | None
 
     def __init__(self, dim: int = 7, kv_heads: int = 3, n_rep: int = 2, head_dim: int = 8, value_dim: int = 5) -> None:
         super().__init__()
@@ -55,12 +56,21 @@ class GroupedQueryRotary(nn.Module):
         B, N, _ = x.shape
         q = self.q_proj(x).view(B, N, self.heads, self.head_dim).transpose(1, 2)
         k = self.k_proj(x).view(B, N, self.kv_heads, self.head_dim).transpose(1, 2)
-        v = self.v_proj(x).view(B, N, self.kv_heads, self.value_dim).transpose(1, 2)
+        value_dim = self.head_dim if self.value_dim is None else self.value_dim
+        v = self.v_proj(x).view(B, N, self.kv_heads, value_dim).transpose(1, 2)
         cos, sin = self.rotation(N)
         q, k = q * cos + rotate_half(q) * sin, k * cos + rotate_half(k) * sin
         k, v = repeat_kv(k, self.n_rep), repeat_kv(v, self.n_rep)
         out = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
         return self.head(x + self.o_proj(out.transpose(1, 2).reshape(B, N, -1)))
+
+
+class OneHeadWidth(GroupedQueryRotary):
+    """One attribute is the width of queries, keys and values, as in Llama: pairs of the first two go with pairs of the last."""
+
+    def __init__(self) -> None:
+        super().__init__(value_dim=8)
+        self.value_dim = None
 
 
 ENTRIES = (
@@ -74,6 +84,17 @@ ENTRIES = (
             axis(2, "q_proj.weight:0 o_proj.weight:1"),
             axis(4, "{q_proj,k_proj}.weight:0 inv_freq:0"),
             axis(5, "v_proj.weight:0 o_proj.weight:1"),
+        ),
+    ),
+    ZooEntry(
+        "one_head_width",
+        randomised(OneHeadWidth),
+        normal((2, 9, 6)),
+        (
+            axis(7, "embed.{weight,bias}:0 o_proj.weight:0 {q_proj,k_proj,v_proj,head}.weight:1"),
+            axis(3, "{q_proj,k_proj,v_proj}.weight:0 o_proj.weight:1"),
+            axis(2, "q_proj.weight:0 o_proj.weight:1"),
+            axis(4, "{q_proj,k_proj,v_proj}.weight:0 inv_freq:0 o_proj.weight:1"),
         ),
     ),
 )
