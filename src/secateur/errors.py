@@ -42,7 +42,15 @@ class PlanError(SecateurError):
 
 
 class AttributeFollowError(PlanError):
-    """An integer in the user's code that cannot follow the new size of an axis."""
+    """An integer in the user's code that cannot follow the new size of an axis.
+
+    Attributes:
+        item: The equation or question of the code that would no longer hold.
+    """
+
+    def __init__(self, message: str, item: object = None) -> None:
+        super().__init__(message)
+        self.item = item
 
 
 class VerificationError(SecateurError):

@@ -90,6 +90,22 @@ def test_a_dense_model_comes_back_too(tmp_path: Path) -> None:
     assert torch.equal(again(IMAGE), model(IMAGE))
 
 
+class Versioned(nn.Linear):
+    """A module that reads the version of its own format, as MNASNet does."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: dict[str, Any], *rest: Any) -> None:
+        assert metadata.get("version") == 2
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def test_modules_are_told_the_version_of_their_format(tmp_path: Path) -> None:
+    model = Versioned(3, 2)
+    save(model, tmp_path)
+    assert torch.equal(load(Versioned(3, 2), tmp_path).weight, model.weight)  # type: ignore[arg-type]
+
+
 def test_a_plan_that_is_given_counts_more_than_the_one_remembered(tmp_path: Path) -> None:
     model = dense()
     network = trace(model, IMAGE)

@@ -115,15 +115,29 @@ def test_widths_that_are_one_attribute_shrink_together() -> None:
     assert sum(p.numel() for p in sc.compact(model, plan).parameters()) == network.cost(plan.counts).parameters
 
 
-def test_one_attribute_for_two_different_sizes_is_a_conflict_that_is_named() -> None:
+def test_one_attribute_for_a_size_and_half_of_it_makes_them_shrink_together() -> None:
     class Halves(Shared):
         def forward(self, x: Tensor) -> Tensor:
             x = self.a(x).view(-1, self.width).relu()
             out: Tensor = self.c(self.b(x).view(-1, self.width // 2).relu())
             return out
 
-    text = reasons(Halves(3), torch.randn(2, 4))
-    assert "the size (width // 2) would be" in text
+    model, inputs = Halves(3), torch.randn(2, 4)
+    network = sc.trace(model, inputs)
+    (axis,) = network.axes
+    assert axis.size == 3
+    assert sc.verify(model, network.plan({axis.name: [0, 2]}), inputs).zero_is_prune < 1e-6
+
+
+def test_one_attribute_for_two_sizes_that_do_not_match_is_a_conflict_that_is_named() -> None:
+    class TwoLess(Shared):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x).view(-1, self.width).relu()
+            out: Tensor = self.c(self.b(x).view(-1, self.width - 2).relu())
+            return out
+
+    text = reasons(TwoLess(4), torch.randn(2, 4))
+    assert "the size (width - 2) would be" in text
     assert "positions stay there" in text
 
 

@@ -52,7 +52,8 @@ def test_the_graph_computes_what_the_model_computes_for_any_batch() -> None:
 
 
 def test_heads_and_stream_are_free_of_each_other() -> None:
-    assert not sc.trace(Attention(), INPUTS).axes
+    (together,) = sc.trace(Attention(), INPUTS).axes
+    assert together.size == 4
     graph = as_graph(Attention(), INPUTS)
     network = sc.trace(graph, INPUTS)
     assert [axis.size for axis in network.axes] == [16, 4, 4]

@@ -180,7 +180,7 @@ AS_NUMBERS = "takes these sizes as numbers"
 SIZES = [
     odd("a branch on a large width", ROWS, lambda m, x: x if x.shape[-1] > 7 else -x, "the code branches on"),
     odd("a branch on one width", ROWS, lambda m, x: x * 2 if x.shape[-1] == 8 else x, "the code branches on"),
-    odd("a branch on an even width", ROWS, lambda m, x: x if x.shape[-1] % 2 == 0 else -x, "the code branches on"),
+    odd("a branch on an even width", ROWS, lambda m, x: x if x.shape[-1] % 2 == 0 else -x),
     odd("a mean by hand", ROWS, lambda m, x: x - total(x) / x.shape[-1], "as a number"),
     odd("a mean by a tensor", ROWS, lambda m, x: x - total(x) / torch.tensor(x.shape[-1]), "as a number"),
     odd("narrow to an attribute", ROWS, lambda m, x: x.narrow(1, 0, m.width), width=8),
@@ -190,7 +190,7 @@ SIZES = [
     odd("tensor_split at a place", ROWS, lambda m, x: x.tensor_split([3], 1)[1], "cut by tensor_split"),
     odd("hsplit", ROWS, lambda m, x: torch.mul(*torch.hsplit(x, 2)), "cut by hsplit"),
     odd("a split by a cached half", ROWS, lambda m, x: torch.mul(*x.split(half(x.shape[-1]), -1))),
-    odd("a pad up to an attribute", ROWS, lambda m, x: F.pad(x, (0, m.width - x.shape[-1])), "as a number", width=10),
+    odd("a pad up to an attribute", ROWS, lambda m, x: F.pad(x, (0, m.width - x.shape[-1])), "computes with", width=10),
     odd(
         "all numbers over the batch", IMAGES, lambda m, x: x.view(len(x), x.numel() // len(x)).view_as(x), "as a number"
     ),

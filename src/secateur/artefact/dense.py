@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from secateur.artefact.match import class_name, dtype_name, listed
+from secateur.artefact.match import class_name, dtype_name, fill, listed
 from secateur.errors import ArtefactError
 
 _TORCH_FILES = (".pt", ".pth", ".bin", ".ckpt")
@@ -57,7 +57,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             f"the weights in {path} are not those of {class_name(model)}: {listed(complaints)}; "
             "check that the model is built with the settings it was trained with"
         )
-    model.load_state_dict(weights, strict=True)
+    fill(model, weights)
 
 
 def _contents(path: Path) -> object:

@@ -18,6 +18,7 @@ from secateur.artefact.manifest import MANIFEST, Artefact, StoredTensor
 from secateur.artefact.match import (
     class_name,
     dtype_name,
+    fill,
     listed,
     plan_complaints,
     plan_not_applied,
@@ -113,7 +114,7 @@ def load(model: nn.Module, folder: str | Path) -> nn.Module:
             artefact = read(folder)
             _refuse_damaged(folder, artefact)
             small = _compacted(model, artefact, folder)
-            small.load_state_dict(_weights(folder, artefact), strict=True)
+            fill(small, _weights(folder, artefact))
     except (OSError, SafetensorError) as error:
         raise ArtefactError(f"the artefact in {folder} cannot be read: {error}; save the model again") from error
     except RuntimeError as error:

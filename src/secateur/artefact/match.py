@@ -25,6 +25,14 @@ def storable_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
+def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load weights, with the versions of the modules' own formats, which some ask for, as the model states them."""
+    state = model.state_dict()
+    state.clear()
+    state.update(weights)  # the dict has `_metadata`
+    model.load_state_dict(state, strict=True)
+
+
 def ties_of(state: Mapping[str, Tensor]) -> dict[str, str]:
     """For each further name of one and the same tensor, its first name."""
     first: dict[int, str] = {}

@@ -9,26 +9,11 @@ from secateur.axes.blocks import Integers
 from secateur.axes.cost import Contraction, TensorSpec
 from secateur.axes.labels import CONSTANT, Dims, Fixed, Labels, Reason
 from secateur.axes.network import Axis, Frozen, Network, Slot
-from secateur.axes.sizes import (
-    Attribute,
-    Comparison,
-    Expression,
-    Operation,
-    SizeUse,
-    Width,
-    attributes_of,
-    count_kept,
-    follow,
-    widths_of,
-)
+from secateur.axes.sizes import Comparison, Expression, Operation, SizeUse, Width
 from secateur.axes.solve import FREE, Solution, solve
-from secateur.errors import AttributeFollowError
+from secateur.axes.together import Followers
 
 UNUSED = Reason("no operator of this run reads a parameter of it")
-MOST_LEAST = 8
-"""An axis that must keep more units than this, because the code branches on how many there are, is frozen."""
-STEPS = (1, 2, 4, 8, 16, 32, 64)
-"""What the units that stay may have to be a multiple of."""
 SINGLE = Reason("alone of its kind: an axis must keep a unit")
 
 
@@ -74,7 +59,7 @@ class _Classes:
         for dim in {self._key(dim): dim for dim in dims if not isinstance(dim, Fixed)}.values():
             held[solution.classes(dim)] = True
         self.placed = np.flatnonzero(held[:-1])
-        self.coupled: list[tuple[int, tuple[int, ...]]] = []
+        self.coupled: list[tuple[int, list[int]]] = []
         self.counts: dict[int, tuple[int, int]] = {}
         self.reasons = [*solution.frozen, UNUSED]
         self.reason_of = np.append(solution.reasons, FREE)
@@ -125,11 +110,11 @@ class _Classes:
         if single := [group for group in groups if len(group) == 1]:
             self._freeze(np.concatenate(single), SINGLE)
         alone = {int(group[0]): group[None] for group in groups if len(group) > 1}
-        for first_of, others in self.coupled:
-            if first_of in alone and all(other in alone for other in others):
-                size = alone[first_of].shape[1]
-                members = [alone.pop(other).reshape(-1, size) for other in others]
-                alone[first_of] = np.concatenate([alone[first_of], *members])
+        for size, members in self.coupled:
+            if all(first in alone for first in members):
+                joined = np.concatenate([alone[first].reshape(-1, size) for first in members])
+                alone = {first: group for first, group in alone.items() if first not in members[1:]}
+                alone[members[0]] = joined
         return list(alone.values())
 
     def _freeze(self, classes: Integers, reason: Reason) -> None:
@@ -225,124 +210,27 @@ class _Classes:
                 return expression
 
     def _freeze_what_cannot_follow(self) -> bool:
-        """Try each axis alone, then with those of its size that share an attribute with it; freeze what cannot follow.
+        """Try each axis alone, then with those that the code makes as wide; freeze what cannot follow.
 
         True if any was frozen, or is to go together with others from now on.
         """
         own_limits = [limit for limit in self.limits if isinstance(limit.right, int)]
-        index = _UseIndex(self.uses, [*self.comparisons, *own_limits], [group.shape[1] for group in self.groups])
-        settled: set[int] = set()
+        followers = Followers((*self.uses, *self.comparisons, *own_limits), [group.shape[1] for group in self.groups])
+        free = [True] * len(self.groups)
         for number, group in enumerate(self.groups):
-            if number in settled:
+            if not free[number]:
                 continue
-            counts = self._counts(index, [number])
-            alike = self._alike(index, number, settled)
+            counts = followers.counts([number], group.shape[1])
             if isinstance(counts, tuple):
                 self.counts[int(group[0, 0])] = counts
-            elif alike and isinstance(self._counts(index, alike), tuple):
-                first, *others = alike
-                self.coupled.append((int(self.groups[first][0, 0]), tuple(int(self.groups[n][0, 0]) for n in others)))
-                settled.update(alike)
+            elif joined := followers.together(number, free):
+                members, size = joined
+                self.coupled.append((size, [int(self.groups[n][0, 0]) for n in members]))
+                free = [one and n not in members for n, one in enumerate(free)]
             else:
                 self._freeze(group.ravel(), Reason(str(counts)))
-                settled.add(number)
-        return bool(settled)
-
-    def _alike(self, index: "_UseIndex", number: int, settled: set[int]) -> list[int]:
-        """An axis and those that share an attribute with it, the smallest first; none where their units do not match."""
-        axes = [n for n in (number, *index.partners(number)) if n not in settled and len(self.groups[n]) == 1]
-        axes.sort(key=lambda n: (self.groups[n].shape[1], n))
-        size = self.groups[axes[0]].shape[1] if axes else 1
-        alike = [n for n in axes if self.groups[n].shape[1] % size == 0]
-        return alike if number in alike and len(alike) > 1 else []
-
-    def _counts(self, index: "_UseIndex", axes: Sequence[int]) -> tuple[int, int] | AttributeFollowError:
-        """The fewest units of these axes together that the code can follow down to, and how many must go at a time.
-
-        What goes wrong where it cannot follow at all.
-        """
-        size = self.groups[axes[0]].shape[1]
-        first: AttributeFollowError | None = None
-        for step in STEPS:
-            for least in range(step, min(size - step, max(step, MOST_LEAST)) + 1, step):
-                middle = (size + least) // 2 // step * step
-                errors = (self._conflict(index, axes, kept) for kept in (size - step, least, middle))
-                error = next(filter(None, errors), None)
-                if error is None:
-                    return least, step
-                first = first or error
-        return first or (1, 1)
-
-    def _conflict(self, index: "_UseIndex", axes: Sequence[int], kept: int) -> AttributeFollowError | None:
-        """What goes wrong when so many units of the first of these axes are kept, and as large a share of the others."""
-        size = self.groups[axes[0]].shape[1]
-        touching = [index.touching(number) for number in axes]
-        uses = list(dict.fromkeys(use for found, _ in touching for use in found))
-        comparisons = list(dict.fromkeys(comparison for _, found in touching for comparison in found))
-        if not uses and not comparisons:
-            return None
-        mask = index.everything.copy()
-        for number in axes:
-            stay = kept * self.groups[number].shape[1] // size
-            mask[index.starts[number] + stay : index.starts[number + 1]] = False
-        try:
-            follow(uses, count_kept(mask), comparisons)
-        except AttributeFollowError as error:
-            return error
-        return None
-
-
-class _UseIndex:
-    """Which uses and comparisons an axis has a part in: they see its units, or share an attribute with one that does."""
-
-    def __init__(self, uses: Sequence[SizeUse], comparisons: Sequence[Comparison], sizes: Sequence[int]) -> None:
-        self.items: tuple[SizeUse | Comparison, ...] = (*uses, *comparisons)
-        self.axis_of = np.repeat(np.arange(len(sizes)), sizes)
-        self.starts = np.cumsum([0, *sizes])
-        self.everything = np.ones(self.starts[-1], dtype=bool)
-        self.known: dict[int, Integers] = {}
-        self.by_axis: dict[int, list[int]] = {}
-        self.by_attribute: dict[Attribute, list[int]] = {}
-        for i, item in enumerate(self.items):
-            for axis in {int(a) for dim in _dims_of(item) for a in self._axes(dim)}:
-                self.by_axis.setdefault(axis, []).append(i)
-            for attribute in _attributes_of(item):
-                self.by_attribute.setdefault(attribute, []).append(i)
-
-    def touching(self, axis: int) -> tuple[list[SizeUse], list[Comparison]]:
-        todo = list(self.by_axis.get(axis, ()))
-        chosen = set(todo)
-        while todo:
-            for attribute in _attributes_of(self.items[todo.pop()]):
-                new = [i for i in self.by_attribute[attribute] if i not in chosen]
-                chosen.update(new)
-                todo.extend(new)
-        items = [self.items[i] for i in sorted(chosen)]
-        return [i for i in items if isinstance(i, SizeUse)], [i for i in items if isinstance(i, Comparison)]
-
-    def partners(self, axis: int) -> list[int]:
-        """The other axes whose sizes some attribute must equal that must equal the size of this one."""
-        attributes = {a for i in self.by_axis.get(axis, ()) for a in _attributes_of(self.items[i])}
-        items = {i for attribute in attributes for i in self.by_attribute[attribute]}
-        return sorted({n for n, mine in self.by_axis.items() if not items.isdisjoint(mine)} - {axis})
-
-    def _axes(self, dim: Integers) -> Integers:
-        if id(dim) not in self.known:
-            self.known[id(dim)] = np.flatnonzero(np.bincount(self.axis_of[dim[dim != CONSTANT]]))
-        return self.known[id(dim)]
-
-
-def _expressions_of(item: SizeUse | Comparison) -> tuple[Expression, ...]:
-    return (item.expression,) if isinstance(item, SizeUse) else (item.left, item.right)
-
-
-def _attributes_of(item: SizeUse | Comparison) -> set[Attribute]:
-    return set().union(*map(attributes_of, _expressions_of(item)))
-
-
-def _dims_of(item: SizeUse | Comparison) -> list[Integers]:
-    dims = [dim for expression in _expressions_of(item) for dim in widths_of(expression)]
-    return [item.dim, *dims] if isinstance(item, SizeUse) else dims
+                free[number] = False
+        return not all(free)
 
 
 def _module_of(tensor: str) -> str:

@@ -98,6 +98,7 @@ class Comparison:
         right: With what.
         outcome: The answer in the dense model.
         where: The line that asks.
+        why: What the code does: it branches on the answer, or computes with a number that must not change.
     """
 
     symbol: str
@@ -105,6 +106,7 @@ class Comparison:
     right: Expression
     outcome: bool
     where: str
+    why: str = "branches on"
 
 
 Count = Callable[[Integers], int]
@@ -151,7 +153,7 @@ def follow(uses: Sequence[SizeUse], count: Count, comparisons: Sequence[Comparis
                 else:
                     values.update([solved])
             if evaluate(use.expression, values, count) != need:
-                raise AttributeFollowError(_conflict(use, need, values, count))
+                raise AttributeFollowError(_conflict(use, need, values, count), use)
         if len(left) == len(open_uses):
             _assume_unchanged(attributes_of(left[0].expression) - values.keys(), values)
         open_uses = left
@@ -167,8 +169,9 @@ def _check(comparison: Comparison, values: Mapping[Attribute, int], count: Count
     if COMPARISONS[comparison.symbol](left, right) != comparison.outcome:
         asked = f"{describe(comparison.left)} {comparison.symbol} {describe(comparison.right)}"
         raise AttributeFollowError(
-            f"{comparison.where}: the code branches on {asked}, which was {comparison.outcome} and would no longer be, "
-            f"with {left} and {right}; keep more units, or exclude the axis"
+            f"{comparison.where}: the code {comparison.why} {asked}, which was {comparison.outcome} and would no longer be, "
+            f"with {left} and {right}; keep more units, or exclude the axis",
+            comparison,
         )
 
 

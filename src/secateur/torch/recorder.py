@@ -179,11 +179,12 @@ class Recorder:
         return reason
 
     def _value_used(self, expression: Expression) -> None:
+        """Only the value counts here: a width stays, and what is made of several sizes comes out as before."""
         self._where = None
-        reason = self.reason("the code computes with this size as a number")
-        for dim in widths_of(expression):
-            self.labels.freeze(dim, reason)
-        self._pin(expression)
+        if isinstance(expression, Width):
+            self.labels.freeze(expression.dim, self.reason("the code computes with this size as a number"))
+        else:
+            self._pin(expression)
 
     def _compared(self, symbol: str, left: Expression, right: Expression, outcome: bool) -> None:
         """A check that a dim has the size an attribute says is an equation; any other comparison must keep its outcome."""
@@ -197,10 +198,8 @@ class Recorder:
 
     def _pin(self, expression: Expression) -> None:
         """The value of this expression must not change."""
-        attributes = attributes_of(expression)
-        if attributes and not any(True for _ in widths_of(expression)):
-            value = evaluate(expression, {a: a.value for a in attributes}, lambda dim: dim.shape[1])
-            self.run.comparisons.append(Comparison("==", expression, value, True, self.where()))
+        value = evaluate(expression, {a: a.value for a in attributes_of(expression)}, lambda dim: dim.shape[1])
+        self.run.comparisons.append(Comparison("==", expression, value, True, self.where(), "computes with"))
 
     def _before_call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """What a call does to labels that no operator shows."""

@@ -1,6 +1,7 @@
 """Operators that multiply and add: they tie what they sum over, and they are what a network costs."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -109,13 +110,22 @@ def convolution(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    stride: list[int],
+    padding: list[int],
     transposed: bool,
     groups: int,
     **_: Any,
 ) -> Dims:
-    """Any rank: input `[n, groups * i, ...]`, weight `[groups * o, i, ...]`, or `[groups * i, o, ...]` if transposed."""
+    """Any rank: input `[n, groups * i, ...]`, weight `[groups * o, i, ...]`, or `[groups * i, o, ...]` if transposed.
+
+    Along an image axis where the window is one pixel, it is pointwise.
+    """
     x, w, labels = recorder.dims(input), recorder.dims(weight), recorder.labels
-    for dim in (*x[2:], *w[2:]):
+    kernel = weight.shape[2:]
+    pointwise = [
+        window == (1, 1, 0) for window in zip(kernel, _each(stride, kernel), _each(padding, kernel), strict=True)
+    ]
+    for dim in (*[d for d, passes in zip(x[2:], pointwise, strict=True) if not passes], *w[2:]):
         labels.freeze(dim, recorder.reason("the window of a convolution"))
     groups_dim, first, second = _by_group(recorder, w, weight, groups)
     ins, outs = (first, second) if transposed else (second, first)
@@ -129,17 +139,18 @@ def convolution(
         sizes = (groups, weight.shape[1])
         channels = labels.reshape((groups_dim, outs), sizes, (out.shape[1],), recorder.reason("grouped"))[0]
     pixels = input.shape[2:] if transposed else out.shape[2:]
+    fixed = Fixed(recorder.reason("an image axis"))
+    spatial = tuple(d if passes else fixed for d, passes in zip(x[2:], pointwise, strict=True))
     recorder.size(groups, groups_dim)
     recorder.contraction(
-        (groups, _size(input, groups), out.shape[1] // groups),
-        (groups_dim, ins, outs),
-        factor=out.shape[0] * math.prod(pixels) * math.prod(weight.shape[2:]),
+        (groups, _size(input, groups), out.shape[1] // groups, *pixels),
+        (groups_dim, ins, outs, *spatial),
+        factor=out.shape[0] * math.prod(kernel),
     )
-    spatial = tuple(d if isinstance(d, Fixed) else Fixed(recorder.reason("an image axis")) for d in x[2:])
-    if len(spatial) < out.ndim - 2:
-        spatial = (Fixed(recorder.reason("an image axis")),) * (out.ndim - 2)
     dims = (x[0], channels, *spatial)
     recorder.result_zero = recorder.zero(weight) and (bias is None or recorder.zero(bias))
+    if any(isinstance(dim, np.ndarray) for dim in spatial):
+        recorder.result_zero = recorder.result_zero and bias is None and recorder.zero(input)
     if bias is not None:
         labels.tie(channels, recorder.dims(bias)[0], recorder.reason("tied"))
     return dims
@@ -152,6 +163,10 @@ def _by_group(recorder: Recorder, w: Dims, weight: Tensor, groups: int) -> tuple
     sizes = (groups, weight.shape[0] // groups)
     group, within = recorder.labels.split_square(w[0], sizes, recorder.reason("a grouped convolution"))
     return group, within, w[1]
+
+
+def _each(numbers: Sequence[int], kernel: Sequence[int]) -> Sequence[int]:
+    return numbers if len(numbers) == len(kernel) else [*numbers] * len(kernel)
 
 
 def _size(input: Tensor, groups: int) -> int:

@@ -163,7 +163,14 @@ def triangle(recorder: Recorder, out: Tensor, input: Tensor, **_: Any) -> Dims:
     return (*recorder.dims(input)[:-2], *fixed_dims(out, recorder.freeze_all([input], "a triangle of a matrix"))[-2:])
 
 
-@rule("im2col", "col2im", "diagonal", "diagonal_copy", "rot90", "as_strided", "repeat_interleave", keeps_zero=True)
+@rule("as_strided", keeps_zero=True)
+def as_strided(recorder: Recorder, out: Tensor, input: Tensor, **_: Any) -> Any:
+    """Torch's own pooling lays an image out anew; in the code of a model, strides are literal sizes."""
+    own = not recorder.sizes.name.startswith("as_strided")
+    return recorder.dims(input) if own and len(recorder.dims(input)) == out.ndim else by_place(recorder, out, input)
+
+
+@rule("im2col", "col2im", "diagonal", "diagonal_copy", "rot90", "repeat_interleave", keeps_zero=True)
 def by_place(recorder: Recorder, out: Tensor, input: Tensor, **arguments: Any) -> Dims:
     """Movement that depends on literal sizes: what it touches stays."""
     return fixed_dims(out, recorder.freeze_all([input], f"moved by {recorder.operator} with literal sizes"))
