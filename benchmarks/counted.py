@@ -46,9 +46,9 @@ def report(records: Sequence[Record]) -> dict[str, Any]:
         ],
         "rows": [row(*key, mine) for key, mine in grouped(records).items()],
         "notes": [
-            "Right: 30 % of the units of every axis go at random, and the smaller model runs. With secateur all proofs hold, and a "
-            "fresh instance of the original class loads it and gives the same bits. With the others it equals the dense model with "
-            "what went set to zero, in float64, which is found out without asking the tool.",
+            "Right: 30 % of the units of every axis go at random, and the smaller model runs. With secateur all proofs hold, and "
+            "a fresh instance of the original class loads it and gives the same bits. With the others it equals the dense model "
+            "with what went set to zero, in float64, which is found out without asking the tool.",
             "Not compared: where a norm or a softmax runs over what went, zero and gone are not the same. Such models count as "
             "right. Wrong: it runs, and gives something else.",
             "The others are used as their documentation and examples do it: last layers kept, head counts handed over, sizes in "

@@ -108,7 +108,7 @@ def lively(dense: nn.Module, inputs: Inputs) -> nn.Module:
     for parameter in model.parameters():
         if parameter.numel() and parameter.is_floating_point() and bool((parameter == parameter.flatten()[0]).all()):
             parameter.data.uniform_(0.5, 1.5, generator=generator)
-    norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]  # noqa: SLF001
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.train()
@@ -162,12 +162,53 @@ def watched(model: nn.Module, inputs: Inputs) -> tuple[list[Tensor], list[tuple[
 
 NEUTRAL = (
     *("convolution", "_convolution", "cudnn_batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training"),
-    *("embedding", "cat", "stack", "split", "split_with_sizes", "chunk", "unbind", "slice", "select", "unsqueeze", "squeeze"),
+    *(
+        "embedding",
+        "cat",
+        "stack",
+        "split",
+        "split_with_sizes",
+        "chunk",
+        "unbind",
+        "slice",
+        "select",
+        "unsqueeze",
+        "squeeze",
+    ),
     *("pixel_shuffle", "pixel_unshuffle", "im2col", "col2im", "max_pool2d_with_indices", "max_pool3d_with_indices"),
-    *("avg_pool2d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "grid_sampler_2d", "permute"),
+    *(
+        "avg_pool2d",
+        "_adaptive_avg_pool2d",
+        "_adaptive_avg_pool3d",
+        "adaptive_max_pool2d",
+        "grid_sampler_2d",
+        "permute",
+    ),
     *("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d", "transpose", "prelu", "lift_fresh", "arange"),
-    *("expand", "repeat", "zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "eye", "linspace", "copy"),
-    *("where", "index_put", "slice_scatter", "select_scatter", "empty_like", "reshape", "is_same_size", "empty_strided"),
+    *(
+        "expand",
+        "repeat",
+        "zeros",
+        "ones",
+        "full",
+        "empty",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "eye",
+        "linspace",
+        "copy",
+    ),
+    *(
+        "where",
+        "index_put",
+        "slice_scatter",
+        "select_scatter",
+        "empty_like",
+        "reshape",
+        "is_same_size",
+        "empty_strided",
+    ),
     *("new_empty", "new_empty_strided", "randn", "rand", "scalar_tensor", "_local_scalar_dense", "split_copy"),
     *("_to_copy", "clone", "detach", "alias", "fill", "zero", "zeros_like", "ones_like", "full_like", "_unsafe_view"),
 )

@@ -215,7 +215,8 @@ def _choose(pruner: Any) -> list[Any]:
     refused = "no layer has a channel that may go"
     generator = torch.Generator().manual_seed(0)
     heads = {
-        layer: (3 * count if "qkv" in name else count, 1) for layer, (name, count, _) in head_counts(pruner.model).items()
+        layer: (3 * count if "qkv" in name else count, 1)
+        for layer, (name, count, _) in head_counts(pruner.model).items()
     }
     for name, layer in pruner.model.named_modules():
         if not isinstance(layer, LAYERS):

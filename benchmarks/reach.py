@@ -56,7 +56,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     folder = Path(__file__).parent
     parser.add_argument("--models", nargs="+", metavar="LIBRARY/MODEL")
-    parser.add_argument("--libraries", nargs="+", metavar="LIBRARY", help="all of their models, or with --families some")
+    parser.add_argument(
+        "--libraries", nargs="+", metavar="LIBRARY", help="all of their models, or with --families some"
+    )
     parser.add_argument("--families", action="store_true", help="the smallest model of each family of the libraries")
     parser.add_argument("--tools", nargs="+", choices=TOOLS, help="all; for all models of a library, secateur alone")
     parser.add_argument("--again", action="store_true", help="once more, what failed")
@@ -96,7 +98,13 @@ def one(model: str, tool: str, options: argparse.Namespace) -> dict[str, Any]:
     reading, writing = FORK.Pipe(duplex=False)
     sys.stdout.flush()
     worker = FORK.Process(target=work, args=(model, tool, options.memory, writing))
-    record: dict[str, Any] = {"library": model.partition("/")[0], "model": model, "tool": tool, "ok": False, "stage": "build"}
+    record: dict[str, Any] = {
+        "library": model.partition("/")[0],
+        "model": model,
+        "tool": tool,
+        "ok": False,
+        "stage": "build",
+    }
     started = time.perf_counter()
     worker.start()
     writing.close()

@@ -56,7 +56,9 @@ def read_result(path: Path) -> dict[str, Any]:
         raise PluginError(f"{path}: a result needs {', '.join(sorted(missing))} too; docs/hooks/benchmarks.py says how")
     for table in (result, *result.get("parts", [])):
         if any(len(row) != len(table["columns"]) for row in table["rows"]):
-            raise PluginError(f"{path}: every row of {table['title']} needs {len(table['columns'])} cells, one for each column")
+            raise PluginError(
+                f"{path}: every row of {table['title']} needs {len(table['columns'])} cells, one for each column"
+            )
     return result
 
 
