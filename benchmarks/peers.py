@@ -48,28 +48,29 @@ def torch_pruning(model: nn.Module, inputs: Inputs, stages: Stages) -> Cut:
     _unfuse_attention(model)
     small = copy.deepcopy(model)
     with stages("trace"):
+        kept = outputs_of(small, inputs)
         before, started = memory("VmRSS"), time.process_time()
-        pruner = _torch_pruner(small, inputs)
+        pruner = _torch_pruner(small, inputs, kept)
         stages.note(seconds=time.process_time() - started, peak_mb=memory("VmHWM") - before)
     with stages("plan"):
         stages.note(axes=_torch_prune(pruner))
 
     def repeat(twin: nn.Module) -> None:
-        again = _torch_pruner(twin, inputs)
+        again = _torch_pruner(twin, inputs, outputs_of(twin, inputs))
         number(twin)
         _torch_prune(again)
 
     return Cut(small, repeat)
 
 
-def _torch_pruner(model: nn.Module, inputs: Inputs) -> Any:
+def _torch_pruner(model: nn.Module, inputs: Inputs, kept: list[nn.Module]) -> Any:
     import torch_pruning as tp
 
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     torch.manual_seed(0)
     heads = head_counts(model)
-    whole = any(name == "q_proj" or name == "query" for name, _, _ in heads.values())
+    whole = any(name in ("q_proj", "query") for name, _, _ in heads.values())
     options: dict[str, Any] = {}
     if whole:  # as in the examples for language models and BERT
         options = {"prune_num_heads": True, "prune_head_dims": False, "head_pruning_ratio": SHARE}
@@ -81,7 +82,7 @@ def _torch_pruner(model: nn.Module, inputs: Inputs) -> Any:
             dict(inputs) if isinstance(inputs, Mapping) else inputs,
             importance=tp.importance.RandomImportance(),
             pruning_ratio=SHARE,
-            ignored_layers=outputs_of(model, inputs),
+            ignored_layers=kept,
             num_heads={layer: count for layer, (_, count, _) in heads.items()},
             in_channel_groups={},
             out_channel_groups={},
@@ -145,6 +146,9 @@ def _write_sizes(pruner: Any) -> None:
             module.num_heads = width // module.head_dim
             module.num_key_value_heads = module.k_proj.weight.shape[0] // module.head_dim
             module.num_key_value_groups = module.num_heads // max(1, module.num_key_value_heads)
+            if hasattr(module, "config"):
+                module.config.num_attention_heads = module.num_heads
+                module.config.num_key_value_heads = module.num_key_value_heads
         if hasattr(module, "embed_dim") and name == "q_proj":
             module.embed_dim = module.q_proj.weight.shape[0]
 
