@@ -1,22 +1,25 @@
-"""How many models of other libraries prune right, untouched: each is traced, pruned, proved, reloaded and exported.
+"""How many models of other libraries prune right, untouched, with each tool: pruned, proved, and ours reloaded and exported.
 
-    python benchmarks/reach.py                                  # the smallest model of each family; hours
+    python benchmarks/reach.py                                  # the smallest model of each family, all tools; days
     python benchmarks/reach.py --models torchvision/resnet18 timm/vit_tiny_patch16_224
-    python benchmarks/reach.py --libraries torchvision          # all models of a library
+    python benchmarks/reach.py --libraries torchvision          # all models of a library, with secateur alone
+    python benchmarks/reach.py --report --records A.jsonl B.jsonl
 
-Each model has a process of its own, with limits. Records are kept as they come: a run that was ended goes on from there.
+Each model and tool has a process of its own, with limits. Records are kept as they come: a run that was ended goes on from there.
 """
 
 import argparse
+import ctypes
 import importlib
 import json
 import multiprocessing
 import os
 import resource
+import signal
+import sys
 import time
 import warnings
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,35 +28,50 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 GIBIBYTE = 1 << 30
 FORK = multiprocessing.get_context("fork")
+TOOLS = ("secateur", "torch-pruning", "torch-kirigami")
+END_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG of Linux's prctl."""
 
 
 def main() -> None:
     """Measure what is missing, then write all that is known."""
-    options = parse()
-    from reached import results
+    from counted import known, report, write
 
-    wanted = models(options)
-    known = {record["model"]: record for record in results(options.records)}
-    preload()
-    options.records.parent.mkdir(parents=True, exist_ok=True)
-    for number, name in enumerate(wanted, start=1):
-        if name not in known:
-            known[name] = one(name, options)
-            with options.records.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(known[name]) + "\n")
-            print(f"{number}/{len(wanted)} {describe(known[name])}", flush=True)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(report([known[name] for name in wanted]), indent=1) + "\n", encoding="utf-8")
+    options = parse()
+    records = known(options.records)
+    if options.report:
+        write(report(list(records.values())), options.output)
+        return
+    wanted = [(model, tool) for model in models(options) for tool in tools(options)]
+    missing = [key for key in wanted if key not in records or (options.again and not records[key]["ok"])]
+    preload({tool for _, tool in missing})
+    for number, (model, tool) in enumerate(missing, start=1):
+        records[model, tool] = one(model, tool, options)
+        keep(records[model, tool], options.records[0])
+        print(f"{number}/{len(missing)} {describe(records[model, tool])}", flush=True)
+    write(report([records[key] for key in wanted]), options.output)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     folder = Path(__file__).parent
     parser.add_argument("--models", nargs="+", metavar="LIBRARY/MODEL")
-    parser.add_argument("--libraries", nargs="+", metavar="LIBRARY", choices=("torchvision", "timm", "transformers"))
-    parser.add_argument("--limit", type=float, default=300, help="seconds for one model")
-    parser.add_argument("--memory", type=float, default=12, help="GiB of data for one model")
-    parser.add_argument("--records", type=Path, default=folder.parent / "build" / "reach.jsonl", help="to go on from")
+    parser.add_argument(
+        "--libraries", nargs="+", metavar="LIBRARY", help="all of their models, or with --families some"
+    )
+    parser.add_argument("--families", action="store_true", help="the smallest model of each family of the libraries")
+    parser.add_argument("--tools", nargs="+", choices=TOOLS, help="all; for all models of a library, secateur alone")
+    parser.add_argument("--again", action="store_true", help="once more, what failed")
+    parser.add_argument("--report", action="store_true", help="run nothing; write the result from all records")
+    parser.add_argument("--limit", type=float, default=300, help="seconds for one model with one tool")
+    parser.add_argument("--memory", type=float, default=12, help="GiB of data for one model with one tool")
+    parser.add_argument(
+        "--records",
+        type=Path,
+        nargs="+",
+        default=[folder.parent / "build" / "reach.jsonl"],
+        help="to go on from; the first grows, and what a later one says of the same model and tool holds",
+    )
     parser.add_argument("--output", type=Path, default=folder / "results" / "reach.json")
     return parser.parse_args()
 
@@ -64,95 +82,126 @@ def models(options: argparse.Namespace) -> list[str]:
         return list(options.models)
     from catalogue import families, names
 
-    if options.libraries:
+    if options.libraries and not options.families:
         return [name for library in options.libraries for name in names(library)]
-    return list(families())
+    return [name for name in families() if not options.libraries or name.partition("/")[0] in options.libraries]
 
 
-def one(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One model in a process of its own; what it sends is its record."""
+def tools(options: argparse.Namespace) -> Sequence[str]:
+    """The tools that were asked for."""
+    every = bool(options.libraries) and not options.families and not options.models
+    return options.tools or (TOOLS[:1] if every else TOOLS)
+
+
+def one(model: str, tool: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One model with one tool in a process of its own; the last that it sends is its record."""
     reading, writing = FORK.Pipe(duplex=False)
-    worker = FORK.Process(target=work, args=(name, options.memory, writing))
-    record: dict[str, Any] = {"model": name, "tool": "secateur", "ok": False}
+    sys.stdout.flush()
+    worker = FORK.Process(target=work, args=(model, tool, options.memory, writing))
+    record: dict[str, Any] = {
+        "library": model.partition("/")[0],
+        "model": model,
+        "tool": tool,
+        "ok": False,
+        "stage": "build",
+    }
     started = time.perf_counter()
     worker.start()
     writing.close()
     try:
-        if reading.poll(options.limit):
-            record = reading.recv()
-        else:
-            record |= {"stage": "time", "reason": f"did not finish in {options.limit:.0f} s"}
-    except EOFError:
-        worker.join()
-        record |= {"stage": "crash", "reason": f"the process ended with {worker.exitcode}"}
-    worker.kill()
-    worker.join()
+        for said in messages(reading, started + options.limit):
+            record = said
+        if not record["ok"] and "reason" not in record:
+            if worker_ended(worker, reading):
+                record["reason"] = f"the process ended with {ending(worker.exitcode)}"
+            else:
+                record["reason"] = f"did not finish in {options.limit:.0f} s"
+    finally:
+        end(worker)
+        reading.close()
     return record | {"wall": round(time.perf_counter() - started, 1)}
 
 
-def work(name: str, gibibytes: float, writing: Connection) -> None:
+def messages(reading: Connection, until: float) -> Iterator[dict[str, Any]]:
+    """What a worker says, up to its end or its time."""
+    try:
+        while reading.poll(max(0.0, until - time.perf_counter())):
+            yield reading.recv()
+    except EOFError:
+        return
+
+
+def worker_ended(worker: Any, reading: Connection) -> bool:
+    """Whether a worker is gone, and not just late."""
+    if not reading.poll(0):
+        return False
+    worker.join(5)
+    return worker.exitcode is not None
+
+
+def ending(code: int) -> str:
+    """How a process ended, in words."""
+    return signal.Signals(-code).name if code < 0 else f"status {code}"
+
+
+def end(worker: Any) -> None:
+    """End a worker and all that it started."""
+    try:
+        os.killpg(worker.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        worker.kill()
+    worker.join()
+
+
+def work(model: str, tool: str, gibibytes: float, writing: Connection) -> None:
     """What a worker process does."""
+    os.setsid()
+    ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     warnings.simplefilter("ignore")
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(nowhere, stream)
     allowed = int(gibibytes * GIBIBYTE)
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    from reached import StageError, reach
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    from reached import reach
 
-    try:
-        writing.send(reach(name))
-    except StageError as error:
-        writing.send(error.record)
+    writing.send(reach(model, tool, writing.send))
 
 
-def preload() -> None:
+def preload(wanted: set[str]) -> None:
     """Import what every worker needs, once: workers are forks."""
     from analysed import allow_torchvision
 
     allow_torchvision()
-    for module in ("reached", "torch.export", "torch._dynamo", "torchvision", "timm", "transformers"):
+    peers = sorted(tool.replace("-", "_") for tool in wanted - {"secateur"})
+    for module in ("reached", "torch.export", "torch._dynamo", "torchvision", "timm", "transformers", *peers):
         importlib.import_module(module)
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)
     importlib.import_module("transformers").AutoModel  # noqa: B018 - it is imported when it is asked for
 
 
+def keep(record: dict[str, Any], path: Path) -> None:
+    """Add a record to a file; what a kill has cut short gets a line of its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        cut = file.tell() > 0 and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b"\n"
+        file.write(b"\n" * cut + json.dumps(record).encode() + b"\n")
+
+
 def describe(record: dict[str, Any]) -> str:
-    state = f"ok, {record['free_share']:.0%} free" if record["ok"] else f"{record['stage']}: {record['reason'][:150]}"
-    return f"{record['model']}: {state} ({record['wall']} s)"
-
-
-def report(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The result as docs/hooks/benchmarks.py wants it: counts by library, and every failure by name."""
-    from machine import machine, versions
-
-    libraries = dict.fromkeys(record["model"].partition("/")[0] for record in records)
-    rows: list[list[Any]] = []
-    for library in libraries:
-        mine = [record for record in records if record["model"].startswith(f"{library}/")]
-        built = [record for record in mine if record["stage"] != "build"]
-        right = [record for record in built if record["ok"]]
-        free = sum(record["free_share"] >= 0.8 for record in right)
-        exported = sum(record["exports"] for record in right)
-        rows.append([library, len(mine), len(built), len(right), free, exported])
-    failed = [record for record in records if not record["ok"] and record["stage"] != "build"]
-    causes = Counter(record["stage"] for record in failed)
-    return {
-        "title": "Models that prune, untouched",
-        "command": "python benchmarks/reach.py",
-        "machine": machine(),
-        "columns": ["library", "models", "can be built", "right", "80 % of parameters free", "export"],
-        "rows": rows,
-        "notes": [
-            "Right: 30 % of every axis goes, the compact model runs, all proofs hold, and a fresh instance of the original class "
-            "loads it and gives the same bits.",
-            "Models have random weights; those of transformers are made small by one rule for all configurations.",
-            f"Failures by stage: {', '.join(f'{stage} {count}' for stage, count in causes.items()) or 'none'}.",
-            *(f"{record['model']}: {record['stage']}: {record['reason']}" for record in failed),
-        ],
-        "versions": versions(("torch", "torchvision", "timm", "transformers")),
-        "values": list(records),
-    }
+    state = f"{record['stage']}: {record.get('reason', '')[:150]}"
+    if record["ok"]:
+        free = record.get("free_share")
+        state = f"ok, {record.get('removed', 0):.0%} gone" + (f", {free:.0%} free" if free is not None else "")
+        state += f", not checked: {record['unchecked']}" if record.get("unchecked") else ""
+    return f"{record['model']} {record['tool']}: {state} ({record['wall']} s)"
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,13 +1,11 @@
 """Everything that is done with one model: find its axes, remove 30 % of each, prove it, save and reload it, export it."""
 
-import json
+import copy
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,9 @@ import torch
 from analysed import Inputs
 from catalogue import build
 from machine import memory
+from masked import Equality, equality
+from peers import PEERS, NothingRemovedError, Prune
+from stages import StageError, Stages
 from torch import nn
 
 import secateur as sc
@@ -24,64 +25,84 @@ from secateur.torch.structure import tensors_in
 SHARE = 0.7
 """What stays of each axis."""
 
-ENDS = ("the model's input", "the model's output")
-"""Reasons that are no fault of anybody."""
-
 MOST_REASONS = 8
 
 
-def reach(name: str) -> dict[str, Any]:
-    """The record of one model: how far it got, and what was found.
+def reach(name: str, tool: str, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """The record of one model with one tool: how far it got, and what was found.
 
     Args:
         name: `library/model`.
+        tool: `secateur` or one of peers.PEERS.
+        tell: Is handed the record whenever a stage begins.
     """
-    record: dict[str, Any] = {"model": name, "tool": "secateur", "ok": False}
-    with _stage(record, "build"):
-        model, inputs = build(name)
-    with _stage(record, "trace"):
+    stages = Stages(name, tool, tell)
+    try:
+        with stages("build"):
+            model, inputs = build(name)
+        stages.note(parameters=count(model))
+        if tool == "secateur":
+            _secateur(name, model, inputs, stages)
+        else:
+            _peer(PEERS[tool], model, inputs, stages)
+    except StageError:
+        return stages.record
+    stages.note(ok=True)
+    return stages.record
+
+
+def _secateur(name: str, model: nn.Module, inputs: Inputs, stages: Stages) -> None:
+    with stages("trace"):
         before, started = memory("VmRSS"), time.process_time()
         network = sc.trace(model, inputs)
-        record |= {"seconds": time.process_time() - started, "peak_mb": memory("VmHWM") - before}
-        record |= {"axes": len(network.axes), "free_share": free_share(network), "frozen": frozen(network)}
+        stages.note(seconds=time.process_time() - started, peak_mb=memory("VmHWM") - before)
+        stages.note(axes=len(network.axes), free_share=free_share(network), frozen=frozen(network))
         if not network.axes:
             raise LookupError("no axis is free")
-    with _stage(record, "plan"):
+    with stages("plan"):
         generator = np.random.default_rng(0)
         plan = network.plan(
             {a.name: np.sort(generator.choice(a.size, a.near(SHARE * a.size), replace=False)) for a in network.axes}
         )
-    with _stage(record, "run"):
+    with stages("run"):
         small = sc.compact(model, plan)
         outputs = run(small, inputs)
-    with _stage(record, "verify"):
+        stages.note(removed=1 - count(small) / count(model))
+    with stages("verify"):
         proof = sc.verify(model, plan, inputs)
-        record["max_error"] = max(proof.permutation, proof.zero_is_prune)
-    with _stage(record, "reload"), tempfile.TemporaryDirectory() as folder:
+        stages.note(max_error=max(proof.permutation, proof.zero_is_prune))
+    with stages("reload"), tempfile.TemporaryDirectory() as folder:
         sc.save(small, folder, plan)
         again = run(sc.load(build(name)[0], folder), inputs)
         if not all(map(_equal, tensors_in(outputs), tensors_in(again))):
             raise ArithmeticError("the reloaded model gives other results")
-    record |= {"ok": True, "exports": exports(small, inputs)}
-    return record
+    with stages("export"):
+        stages.note(exports=exports(small, inputs))
 
 
-class StageError(Exception):
-    """What went wrong, with the record so far."""
+def _peer(prune: Prune, model: nn.Module, inputs: Inputs, stages: Stages) -> None:
+    cut = prune(model, inputs, stages)
+    with stages("run"):
+        run(cut.small, inputs)
+        stages.note(removed=1 - count(cut.small) / count(model))
+        if count(cut.small) == count(model):
+            raise NothingRemovedError("no parameter became smaller")
+    with stages("verify"):
+        twin = copy.deepcopy(model)
+        try:
+            cut.repeat(twin)
+        except Exception:  # noqa: BLE001 - the first time it could, so this is no fault of the tool
+            found = Equality(None, equal=True, unchecked="the same could not be done again")
+        else:
+            found = equality(model, cut.small, twin, inputs)
+        stages.note(max_error=found.error, unchecked=found.unchecked)
+        if not found.equal:
+            raise ArithmeticError("it runs, and does not equal the masked model")
 
-    def __init__(self, record: dict[str, Any]) -> None:
-        super().__init__(record["reason"])
-        self.record = record
 
-
-@contextmanager
-def _stage(record: dict[str, Any], name: str) -> Iterator[None]:
-    record["stage"] = name
-    try:
-        yield
-    except Exception as error:
-        record["reason"] = " ".join(f"{type(error).__name__}: {error}".split())[:400]
-        raise StageError(record) from error
+def count(model: nn.Module) -> int:
+    """The numbers in all parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def run(model: nn.Module, inputs: Inputs) -> Any:
@@ -108,33 +129,28 @@ def exports(model: nn.Module, inputs: Inputs) -> bool:
 
 def free_share(network: Any) -> float:
     """The share of the parameters that go with some unit."""
-    whole = fixed = 0
-    for name, spec in network.tensors.items():
-        if spec.parameter:
-            whole += prod(spec.shape)
-            fixed += prod(
-                n if units is None else int((units < 0).all(axis=0).sum())
-                for n, units in zip(spec.shape, network.dims[name], strict=True)
-            )
-    return 1 - fixed / whole if whole else 0.0
+    whole = sum(prod(spec.shape) for spec in network.tensors.values() if spec.parameter)
+    return 1 - sum(prod(fixed) for fixed in fixed_positions(network).values()) / whole if whole else 0.0
+
+
+def fixed_positions(network: Any) -> dict[str, list[int]]:
+    """For each parameter, how many positions of each dim go with no unit: their product is fixed."""
+    return {
+        name: [
+            n if units is None else int((units < 0).all(axis=0).sum())
+            for n, units in zip(spec.shape, network.dims[name], strict=True)
+        ]
+        for name, spec in network.tensors.items()
+        if spec.parameter
+    }
 
 
 def frozen(network: Any) -> list[tuple[int, str, str]]:
-    """The reasons that hold most parameters: how many, why, and the line."""
+    """The reasons that hold most of the parameters that are on no axis: how many, why, and the line."""
     held: Counter[tuple[str, str]] = Counter()
+    fixed = fixed_positions(network)
     for item in network.frozen:
-        if item.reason not in ENDS:
-            shape = network.tensors[item.tensor].shape
-            held[item.reason[:200], item.where.partition(" in ")[0]] += prod(shape) * item.count // shape[item.dim]
+        if prod(fixed.get(item.tensor, [0])) and network.tensors[item.tensor].shape[item.dim] > 1:
+            part = item.count / max(1, fixed[item.tensor][item.dim])
+            held[item.reason[:200], item.where.partition(" in ")[0]] += round(part * prod(fixed[item.tensor]))
     return [(count, *why) for why, count in held.most_common(MOST_REASONS)]
-
-
-def results(path: Path) -> list[dict[str, Any]]:
-    """The records of a file, one JSON object a line; a line that a kill cut short is left out."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found

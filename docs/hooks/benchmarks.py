@@ -9,6 +9,7 @@ name. Such a file is one object:
     columns   list[str]     heads of the table
     rows      list[list]    cells, one list a row: text, integers, or floats (written with three significant digits)
     notes     list[str]     optional: how to read it, what the spread is, what it does not show
+    parts     list[object]  optional: further tables, each with a title, columns and rows of its own
 """
 
 import json
@@ -33,13 +34,18 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def section_of(path: Path) -> str:
-    """One result as Markdown: title, table, notes, and how to get the same numbers again."""
+    """One result as Markdown: title, table, notes, how to get the same numbers again, and further tables."""
     result = read_result(path)
-    rows = [result["columns"], ["---"] * len(result["columns"]), *result["rows"]]
-    table = "\n".join("| " + " | ".join(cell_of(value) for value in row) + " |" for row in rows)
     notes = "\n".join(f"- {note}" for note in result.get("notes", []))
     origin = f"Measured on {result['machine']}, with:\n\n```console\n$ {result['command']}\n```"
-    return "\n\n".join(part for part in (f"## {result['title']}", table, notes, origin) if part)
+    further = [f"### {part['title']}\n\n{table_of(part)}" for part in result.get("parts", []) if part["rows"]]
+    return "\n\n".join(part for part in (f"## {result['title']}", table_of(result), notes, origin, *further) if part)
+
+
+def table_of(result: dict[str, Any]) -> str:
+    """A table as Markdown."""
+    rows = [result["columns"], ["---"] * len(result["columns"]), *result["rows"]]
+    return "\n".join("| " + " | ".join(cell_of(value) for value in row) + " |" for row in rows)
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -48,8 +54,11 @@ def read_result(path: Path) -> dict[str, Any]:
     missing = {"title", "command", "machine", "columns", "rows"} - result.keys()
     if missing:
         raise PluginError(f"{path}: a result needs {', '.join(sorted(missing))} too; docs/hooks/benchmarks.py says how")
-    if any(len(row) != len(result["columns"]) for row in result["rows"]):
-        raise PluginError(f"{path}: every row needs {len(result['columns'])} cells, one for each column")
+    for table in (result, *result.get("parts", [])):
+        if any(len(row) != len(table["columns"]) for row in table["rows"]):
+            raise PluginError(
+                f"{path}: every row of {table['title']} needs {len(table['columns'])} cells, one for each column"
+            )
     return result
 
 
