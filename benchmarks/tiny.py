@@ -6,6 +6,7 @@ stay, experts become few, the vocabulary short.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any, NamedTuple
@@ -14,8 +15,9 @@ import torch
 from tiny_calls import calls
 from torch import Tensor, nn
 
-DIVISORS, MORE = (8, 4, 2, 1), (16, 32)
-WIDTH, LAYERS, KINDS, EXPERTS, CHOSEN, VOCABULARY, POSITIONS, FRAMES = 16, 2, 4, 8, 2, 512, 2048, 100
+DIVISORS, MORE = (16, 8, 4, 2, 1), (32,)
+WIDTH, LAYERS, MANY, KINDS, EXPERTS, CHOSEN, VOCABULARY, POSITIONS, FRAMES = 16, 2, 12, 4, 8, 2, 512, 2048, 100
+ENOUGH = 5
 MOST_PARAMETERS = 36_000_000
 
 UNSET: Mapping[str, int] = {"vocab_size": 64, "prediction_length": 16, "pad_token_id": 1, "image_token_id": 1, "image_token_index": 1, "num_experts_per_tok": 2}
@@ -28,23 +30,22 @@ HEAD = r"head|rank|kv|rope|state|section"
 HEAD_WIDTH = r"head_(dim|size)|headdim|_section$|d_kv|(dim|d)_head$|kv_channels|rotary_dim"
 INSIDE = r"intermediate_size|ffn_(hidden_)?(dim|size)$|^d_(ff|inner)$|^n_inner$|^dff$"
 HEADS = r"heads(_|$)|n_heads?$"
+STACKS = r"(layers?|blocks|depths?|blocks_per_stage)$|num_(encoder|decoder|hidden)?_?(layers|blocks)|layers_per"
 NUMBERS: Mapping[str, Any] = {
     r"vocab(_|$)": lambda n, _: min(n, VOCABULARY),
     r"^max_source_positions$": lambda n, _: min(n, FRAMES),
     r"(max|n)_.*position": lambda n, _: min(n, POSITIONS),
-    r"(layers?|blocks|depths?|blocks_per_stage)$|num_(encoder|decoder|hidden)?_?(layers|blocks)|layers_per": (
-        lambda n, _: min(n, LAYERS)
-    ),
+    STACKS: None,
     r"(period|interval|every_n|sparse_step)": lambda n, _: min(n, 2),
     r"first_k_dense|(layer|period)_offset$": lambda n, _: min(n, 1),
-    r"^(image|img|max_image|pretrain_image)_size$": lambda n, _: n // 4 if n >= 512 and n % 128 == 0 else n,
+    r"^(image|img|max_image|pretrain_image)_size$": lambda n, _: n // 4 if n >= 512 and n % 4 == 0 else n,
     r"^image_embedding_size$": lambda n, _: n // 4 or n,
     r"tokens_per_image": lambda n, _: n // 16 or n,
     r"experts_per_tok|moe_(top_?)?k$|num_selected_experts": lambda n, _: min(n, CHOSEN),
     r"experts$": lambda n, _: min(n, EXPERTS),
     r"^n_group$|^topk_group$|expert_group": lambda n, _: min(n, 1),
     r"groups$": lambda n, divisor: max(min(n, 2), n // divisor),
-    r"image|patch_|kernel|window|chunk|codebook_size|block_size|batch|crop|mask_size|merge_size|spec_size|frame_size|stride"
+    r"image|patch_(?!embed)|patches|kernel|window|chunk|codebook_size|block_size|batch|crop|mask_size|merge_size|spec_size|frame_size|stride"
     r"|audio_channels|(feature|input|freq)_size|num_.*heads|factor|max_|token|feat_sizes|roi_|position": (
         lambda n, _: n
     ),
@@ -64,21 +65,27 @@ def tiny_transformer(architecture: str) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         CannotBuildError: No size that was tried makes a model that runs; it says what the attempts ended with.
     """
-    failures: dict[str, None] = {}
+    failures: Counter[str] = Counter()
+    refused: set[Scale] = set()
     for rich, scale in product((True, False), scales(architecture)):
+        if scale in refused:
+            continue
         try:
             model = small(architecture, scale)
         except ImportError as error:
             raise CannotBuildError(f"{architecture} needs another package: {first_line(error)}") from error
         except Exception as error:  # noqa: BLE001 - a configuration may refuse sizes in any way
-            failures[f"{scale}: {first_line(error)}"] = None
+            refused.add(scale)
+            failures[first_line(error)] += 1
+            if failures[first_line(error)] == ENOUGH:
+                break
             continue
         for inputs in calls(model, rich):
             try:
                 with torch.no_grad():
                     model(**inputs)
             except Exception as error:  # noqa: BLE001 - whatever it says, it wants something else
-                failures[f"called with {', '.join(inputs)}: {first_line(error)}"] = None
+                failures[f"called with {', '.join(inputs)}: {first_line(error)}"] += 1
                 continue
             return model, inputs
     raise CannotBuildError(f"{architecture}: {'; '.join(failures)}")
@@ -97,24 +104,31 @@ class Scale(NamedTuple):
 
     divisor: int
     narrow_heads: bool
+    layers: int = LAYERS
 
 
 def scales(architecture: str) -> list[Scale]:
     """How small a model may be, best first: nothing becomes narrower than `WIDTH` but what was, if that is enough."""
-    smallest = min((n for n in _widths(default(architecture)) if n >= 4 * WIDTH), default=8 * WIDTH)
-    good = [divisor for divisor in DIVISORS if smallest // divisor >= WIDTH]
+    entries = default(architecture)
+    widths = [n for n in _widths(entries, within_heads=False) if n >= 4 * WIDTH]
+    heads = [n for n in _widths(entries, within_heads=True) if n >= 2 * WIDTH]
+    good = [d for d in DIVISORS if min(widths, default=d * WIDTH) // d >= WIDTH and min(heads, default=d * WIDTH) // d >= WIDTH // 2]
+    good = good or [1]
     divisors = [*good, *MORE, *(divisor for divisor in reversed(DIVISORS) if divisor not in good)]
-    return [Scale(divisor, narrow) for divisor in divisors for narrow in (True, False)]
+    return [*(Scale(divisor, narrow) for divisor in divisors for narrow in (True, False)), Scale(good[0], True, MANY)]
 
 
-def _widths(entries: Any) -> Iterator[int]:
+def _widths(entries: Any, within_heads: bool) -> Iterator[int]:
     for name, value in dict(entries).items():
         if hasattr(value, "to_dict"):
-            yield from _widths(vars(value))
+            yield from _widths(vars(value), within_heads)
         elif isinstance(value, dict):
-            yield from _widths(value)
-        elif _rule(str(name)) == WIDE and not re.search(HEAD, name):
+            yield from _widths(value, within_heads)
+        elif re.search(HEAD_WIDTH, str(name)) if within_heads else _rule(str(name)) == WIDE and not re.search(HEAD, name):
             yield from (n for n in (value if isinstance(value, (list, tuple)) else [value]) if type(n) is int)
+    heads, width = (entries.get(name) for name in ("num_attention_heads", "hidden_size"))
+    if within_heads and type(heads) is int and type(width) is int and "head_dim" not in entries:
+        yield width // heads
 
 
 def default(architecture: str) -> dict[str, Any]:
@@ -224,4 +238,4 @@ def shrunk(name: str, value: Any, scale: Scale) -> Any:
     if re.search(INSIDE, name) and value >= 2 * WIDTH:
         return max(WIDTH, round(value / scale.divisor / WIDTH) * WIDTH)
     rule = _rule(name)
-    return value if rule is None else NUMBERS[rule](value, scale.divisor)
+    return value if rule is None else min(value, scale.layers) if rule == STACKS else NUMBERS[rule](value, scale.divisor)

@@ -36,7 +36,7 @@ def calls(model: nn.Module, rich: bool) -> Iterator[Inputs]:
             if "pixel_values" in known:
                 known.pop("pixel_values_videos", None)
             shapes = str([(n, v.shape if isinstance(v, Tensor) else v) for n, v in known.items()])
-            if known and shapes not in seen:
+            if known.keys() & required and shapes not in seen:
                 seen.add(shapes)
                 yield with_places(model, known, arguments.keys(), sizes)
 
