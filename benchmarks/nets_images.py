@@ -87,7 +87,9 @@ class StyleGenerator(nn.Module):
 
     def __init__(self, latent: int = 64, widths: tuple[int, ...] = (64, 64, 32)) -> None:
         super().__init__()
-        self.mapping = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(latent, latent), nn.LeakyReLU(0.2))))
+        self.mapping = nn.Sequential(
+            *(layer for _ in range(4) for layer in (nn.Linear(latent, latent), nn.LeakyReLU(0.2)))
+        )
         self.constant = nn.Parameter(torch.randn(1, widths[0], 4, 4))
         pairs = list(zip((widths[0], *widths), widths, strict=False))
         self.blocks = nn.ModuleList(StyledBlock(a, b, latent, up=i > 0) for i, (a, b) in enumerate(pairs))
@@ -163,7 +165,9 @@ class Yolo(nn.Module):
         super().__init__()
         a, b, c, d, e = (width * n for n in (1, 2, 4, 8, 16))
         self.classes, self.bins, self.no = classes, bins, classes + 4 * bins
-        self.stem = nn.Sequential(Conv(3, a, 3, 2), Conv(a, b, 3, 2), C2f(b, b, 1, True), Conv(b, c, 3, 2), C2f(c, c, 2, True))
+        self.stem = nn.Sequential(
+            Conv(3, a, 3, 2), Conv(a, b, 3, 2), C2f(b, b, 1, True), Conv(b, c, 3, 2), C2f(c, c, 2, True)
+        )
         self.middle = nn.Sequential(Conv(c, d, 3, 2), C2f(d, d, 2, True))
         self.deep = nn.Sequential(Conv(d, e, 3, 2), C2f(e, e, 1, True), Pyramid(e, e))
         self.up = nn.Upsample(scale_factor=2, mode="nearest")
@@ -186,7 +190,9 @@ class Yolo(nn.Module):
         first = self.up_wide(torch.cat([self.up(joined), wide], 1))
         second = self.out_middle(torch.cat([self.down_wide(first), joined], 1))
         third = self.out_deep(torch.cat([self.down_middle(second), deep], 1))
-        levels = [torch.cat([b(y), k(y)], 1) for b, k, y in zip(self.boxes, self.labels, (first, second, third), strict=True)]
+        levels = [
+            torch.cat([b(y), k(y)], 1) for b, k, y in zip(self.boxes, self.labels, (first, second, third), strict=True)
+        ]
         joint = torch.cat([level.view(level.shape[0], self.no, -1) for level in levels], 2)
         box, label = joint.split((4 * self.bins, self.classes), 1)
         batch, _, places = box.shape

@@ -116,7 +116,9 @@ DIFFUSERS: Mapping[str, Callable[[], Call]] = {
 class GraphNet(nn.Module):
     """Two layers of a kind over a graph, and a mean over its nodes."""
 
-    def __init__(self, layer: Callable[[int, int], nn.Module], inputs: int = 16, width: int = 48, classes: int = 5) -> None:
+    def __init__(
+        self, layer: Callable[[int, int], nn.Module], inputs: int = 16, width: int = 48, classes: int = 5
+    ) -> None:
         super().__init__()
         self.first, self.second = layer(inputs, width), layer(width, width)
         self.output = nn.Linear(width, classes)

@@ -1,5 +1,6 @@
 """Networks for tables, speech and physics, small."""
 
+import itertools
 import math
 
 import torch
@@ -45,7 +46,7 @@ class NeuMf(nn.Module):
 def mlp(*widths: int) -> nn.Sequential:
     """Linear layers with ReLU between them."""
     layers: list[nn.Module] = []
-    for a, b in zip(widths, widths[1:], strict=False):
+    for a, b in itertools.pairwise(widths):
         layers += [nn.Linear(a, b), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
@@ -105,7 +106,9 @@ class ConformerBlock(nn.Module):
         super().__init__()
 
         def feed_forward() -> nn.Module:
-            return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
+            return nn.Sequential(
+                nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width)
+            )
 
         self.first, self.last = feed_forward(), feed_forward()
         self.attention, self.convolution = RelativeAttention(width, heads), ConvModule(width)

@@ -1,5 +1,6 @@
 """Networks as people write them: sizes and weights kept wherever it was convenient."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -41,7 +42,7 @@ class ParametersInList(nn.Module):
 
     def __init__(self, widths: tuple[int, ...] = (20, 64, 48, 10)) -> None:
         super().__init__()
-        pairs = list(zip(widths, widths[1:], strict=False))
+        pairs = list(itertools.pairwise(widths))
         self.weights = nn.ParameterList(nn.Parameter(torch.randn(b, a) / a**0.5) for a, b in pairs)
         self.biases = nn.ParameterList(nn.Parameter(torch.randn(b)) for _, b in pairs)
 

@@ -13,14 +13,20 @@ from typing import Any, NamedTuple
 
 import torch
 from tiny_calls import calls
-from torch import Tensor, nn
+from torch import nn
 
 DIVISORS, MORE = (16, 8, 4, 2, 1), (32,)
 WIDTH, LAYERS, MANY, KINDS, EXPERTS, CHOSEN, VOCABULARY, POSITIONS, FRAMES = 16, 2, 12, 4, 8, 2, 512, 2048, 100
 ENOUGH = 5
 MOST_PARAMETERS = 36_000_000
 
-UNSET: Mapping[str, int] = {"vocab_size": 64, "prediction_length": 16, "pad_token_id": 1, "image_token_id": 1, "image_token_index": 1, "num_experts_per_tok": 2}
+UNSET: Mapping[str, int] = {
+    "vocab_size": 64,
+    "prediction_length": 16,
+    "num_experts_per_tok": 2,
+    "num_key_value_heads": 8,
+    **{f"{kind}_token_{end}": 1 for kind in ("pad", "image", "video", "audio") for end in ("id", "index")},
+}
 """What some configurations leave open."""
 
 DEPTH = r"^(num_hidden_layers|num_layers|n_layers?|depth|layers|encoder_layers)$"
@@ -30,7 +36,7 @@ HEAD = r"head|rank|kv|rope|state|section"
 HEAD_WIDTH = r"head_(dim|size)|headdim|_section$|d_kv|(dim|d)_head$|kv_channels|rotary_dim"
 INSIDE = r"intermediate_size|ffn_(hidden_)?(dim|size)$|^d_(ff|inner)$|^n_inner$|^dff$"
 HEADS = r"heads(_|$)|n_heads?$"
-STACKS = r"(layers?|blocks|depths?|blocks_per_stage)$|num_(encoder|decoder|hidden)?_?(layers|blocks)|layers_per"
+STACKS = r"(layers?|blocks|depths?|blocks_per_stage|attends_per_block)$|num_(encoder|decoder|hidden)?_?(layers|blocks)|layers_per"
 NUMBERS: Mapping[str, Any] = {
     r"vocab(_|$)": lambda n, _: min(n, VOCABULARY),
     r"^max_source_positions$": lambda n, _: min(n, FRAMES),
@@ -112,10 +118,11 @@ def scales(architecture: str) -> list[Scale]:
     entries = default(architecture)
     widths = [n for n in _widths(entries, within_heads=False) if n >= 4 * WIDTH]
     heads = [n for n in _widths(entries, within_heads=True) if n >= 2 * WIDTH]
-    good = [d for d in DIVISORS if min(widths, default=d * WIDTH) // d >= WIDTH and min(heads, default=d * WIDTH) // d >= WIDTH // 2]
-    good = good or [1]
-    divisors = [*good, *MORE, *(divisor for divisor in reversed(DIVISORS) if divisor not in good)]
-    return [*(Scale(divisor, narrow) for divisor in divisors for narrow in (True, False)), Scale(good[0], True, MANY)]
+    good = [divisor for divisor in DIVISORS if min(widths, default=divisor * WIDTH) // divisor >= WIDTH] or [1]
+    narrow = [d for d in good if all(n % (4 * d) == 0 and n // d >= WIDTH // 2 for n in heads)]
+    best = [Scale(divisor, kind) for divisor in good for kind in (True, False) if divisor in narrow or not kind]
+    rest = [Scale(divisor, kind) for divisor in (*MORE, *reversed(DIVISORS)) for kind in (True, False)]
+    return [*best, *(scale for scale in rest if scale not in best), Scale(good[0], True, MANY)]
 
 
 def _widths(entries: Any, within_heads: bool) -> Iterator[int]:
@@ -124,9 +131,12 @@ def _widths(entries: Any, within_heads: bool) -> Iterator[int]:
             yield from _widths(vars(value), within_heads)
         elif isinstance(value, dict):
             yield from _widths(value, within_heads)
-        elif re.search(HEAD_WIDTH, str(name)) if within_heads else _rule(str(name)) == WIDE and not re.search(HEAD, name):
+        elif (
+            re.search(HEAD_WIDTH, str(name)) if within_heads else _rule(str(name)) == WIDE and not re.search(HEAD, name)
+        ):
             yield from (n for n in (value if isinstance(value, (list, tuple)) else [value]) if type(n) is int)
-    heads, width = (entries.get(name) for name in ("num_attention_heads", "hidden_size"))
+    heads = entries.get("num_attention_heads", entries.get("num_heads"))
+    width = entries.get("embed_dim", entries.get("hidden_size", entries.get("d_model")))
     if within_heads and type(heads) is int and type(width) is int and "head_dim" not in entries:
         yield width // heads
 
@@ -170,6 +180,12 @@ def shrink(config: Any, scale: Scale, tokens: dict[str, int]) -> None:
             setattr(config, name, ids if isinstance(value, list) else ids[0])
         elif not name.startswith("_") and name not in kept:
             setattr(config, name, shrunk(name, value, scale))
+    if (
+        hasattr(config, "vision_config")
+        and hasattr(config, "text_config")
+        and hasattr(config.vision_config, "out_hidden_size")
+    ):
+        config.vision_config.out_hidden_size = config.text_config.hidden_size
     heads, width = (getattr(config, name, None) for name in ("num_attention_heads", "hidden_size"))
     if type(heads) is int and type(width) is int and "head_dim" not in vars(config) and width % heads:
         config.num_attention_heads = next(n for n in range(heads, 0, -1) if width % n == 0)
@@ -213,7 +229,9 @@ def keep_layers(config: Any) -> set[str]:
     for name, value in by_layer.items():
         setattr(config, name, type(value)(value[i] for i in kept))
     for name, value in chosen.items():
-        places = [i if i < 0 else len(kept) if i == depth else kept.index(i) for i in value if i in kept or not 0 <= i < depth]
+        places = [
+            i if i < 0 else len(kept) if i == depth else kept.index(i) for i in value if i in kept or not 0 <= i < depth
+        ]
         setattr(config, name, type(value)(places))
     setattr(config, depths[0], len(kept))
     return {depths[0], *by_layer, *chosen}
@@ -238,4 +256,6 @@ def shrunk(name: str, value: Any, scale: Scale) -> Any:
     if re.search(INSIDE, name) and value >= 2 * WIDTH:
         return max(WIDTH, round(value / scale.divisor / WIDTH) * WIDTH)
     rule = _rule(name)
-    return value if rule is None else min(value, scale.layers) if rule == STACKS else NUMBERS[rule](value, scale.divisor)
+    return (
+        value if rule is None else min(value, scale.layers) if rule == STACKS else NUMBERS[rule](value, scale.divisor)
+    )

@@ -1,4 +1,4 @@
-"""What a model of transformers may be called with: candidates, by the names of its arguments and the sizes in its configuration."""
+"""What to call a model of transformers with: candidates, by the names of its arguments and the sizes in its configuration."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -84,6 +84,7 @@ def text(sizes: Sizes) -> Inputs:
         "attention_mask": ones,
         "bbox": boxes,
         "qformer_input_ids": tokens,
+        "inputs": torch.rand(1, TOKENS, sizes("d_model hidden_size", 64)),
         "query_embeds": torch.rand(1, TOKENS, width),
         "inputs_embeds": torch.rand(1, TOKENS, width),
         "encoder_hidden_states": torch.rand(1, TOKENS, sizes("encoder_hidden_size hidden_size d_model", 64)),
@@ -99,7 +100,9 @@ def grids(sizes: Sizes) -> tuple[int, int, int]:
 
 def picture(sizes: Sizes) -> Tensor:
     side = sizes.entry("image_size img_size", "vision") or 224
-    height, width = side[-2:] if isinstance(side, (list, tuple)) and len(side) > 1 else (sizes("image_size", 224, "vision"),) * 2
+    height, width = (
+        side[-2:] if isinstance(side, (list, tuple)) and len(side) > 1 else (sizes("image_size", 224, "vision"),) * 2
+    )
     return torch.rand(1, sizes("num_channels in_channels in_chans", 3, "vision"), int(height), int(width))
 
 
@@ -132,8 +135,21 @@ def row(sizes: Sizes) -> Inputs:
     """Patches in a row, all images after one another."""
     side, patch, channels = grids(sizes)
     patches = torch.rand(side * side, channels * sizes("temporal_patch_size", 1, "vision") * patch * patch)
-    grid = torch.tensor([[1, side, side]])
-    return {"pixel_values": patches, "hidden_states": patches, "image_grid_thw": grid, "grid_thw": grid}
+    return {"pixel_values": patches, "hidden_states": patches} | grid(sizes)
+
+
+def squares(sizes: Sizes) -> Inputs:
+    """Patches in a row, each a small image."""
+    side, patch, channels = grids(sizes)
+    return {"pixel_values": torch.rand(side * side, channels, patch, patch)} | grid(sizes)
+
+
+def grid(sizes: Sizes) -> Inputs:
+    """How many frames, rows and columns of patches there are."""
+    merge = sizes("spatial_merge_size merge_size", 1, "vision")
+    sides = torch.tensor([[1, GRID * merge, GRID * merge]])
+    merges = torch.tensor([merge])
+    return {"image_grid_thw": sides, "grid_thw": sides, "merge_sizes": merges, "image_merge_sizes": merges}
 
 
 def patches(sizes: Sizes) -> Inputs:
@@ -150,7 +166,9 @@ def patches(sizes: Sizes) -> Inputs:
 
 
 def bins(sizes: Sizes) -> int:
-    names = "num_mel_bins feature_size input_feat_per_channel feature_projection_input_dim input_feat_size input_dim n_mels"
+    names = (
+        "num_mel_bins feature_size input_feat_per_channel feature_projection_input_dim input_feat_size input_dim n_mels"
+    )
     return sizes(names, 80, "audio")
 
 
@@ -229,7 +247,7 @@ def series(sizes: Sizes) -> Inputs:
 
 
 Maker = Callable[[Sizes], Inputs]
-SIGHTS: tuple[Maker, ...] = (plane, sized, row, patches, clip, tiles, nothing)
+SIGHTS: tuple[Maker, ...] = (plane, sized, row, squares, patches, clip, tiles, nothing)
 SOUNDS: tuple[Maker, ...] = (bins_first, frames_first, plane_of_sound)
 ANSWERS: tuple[Maker, ...] = (tokens_out, codes_out, frames_out)
 EXTRAS: tuple[Maker, ...] = (series,)
@@ -265,5 +283,4 @@ def features(model: nn.Module, kind: str, inputs: Mapping[str, Any]) -> int:
     except Exception:  # noqa: BLE001 - these inputs are not for it
         return 0
     found = getattr(found, "pooler_output", found)
-    width = model.get_input_embeddings().weight.shape[-1]
-    return sum(each.numel() for each in ([found] if isinstance(found, Tensor) else found)) // width
+    return sum(each.numel() // each.shape[-1] for each in ([found] if isinstance(found, Tensor) else found))
