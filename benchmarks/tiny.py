@@ -137,7 +137,7 @@ def _widths(entries: Any, within_heads: bool) -> Iterator[int]:
             yield from (n for n in (value if isinstance(value, (list, tuple)) else [value]) if type(n) is int)
     heads = entries.get("num_attention_heads", entries.get("num_heads"))
     width = entries.get("embed_dim", entries.get("hidden_size", entries.get("d_model")))
-    if within_heads and type(heads) is int and type(width) is int and "head_dim" not in entries:
+    if within_heads and type(heads) is int and type(width) is int and entries.get("head_dim") is None:
         yield width // heads
 
 
@@ -171,6 +171,9 @@ def small(architecture: str, scale: Scale) -> nn.Module:
 
 def shrink(config: Any, scale: Scale, tokens: dict[str, int]) -> None:
     """Make a configuration small, and those in it; tokens of one name have one id."""
+    for name, value in UNSET.items():
+        if vars(config).get(name, value) is None:
+            setattr(config, name, value)
     kept = keep_layers(config)
     for name, value in list(vars(config).items()):
         if hasattr(value, "to_dict"):
@@ -187,8 +190,10 @@ def shrink(config: Any, scale: Scale, tokens: dict[str, int]) -> None:
     ):
         config.vision_config.out_hidden_size = config.text_config.hidden_size
     heads, width = (getattr(config, name, None) for name in ("num_attention_heads", "hidden_size"))
-    if type(heads) is int and type(width) is int and "head_dim" not in vars(config) and width % heads:
+    if type(heads) is int and type(width) is int and vars(config).get("head_dim") is None:
         config.num_attention_heads = next(n for n in range(heads, 0, -1) if width % n == 0)
+        if "head_dim" in vars(config):
+            config.head_dim = width // config.num_attention_heads
     side, patch = (getattr(config, name, None) for name in ("image_size", "patch_size"))
     if type(side) is int and type(patch) is int and side > 4 * patch:
         config.image_size = side // patch // 4 * 4 * patch

@@ -1,7 +1,7 @@
 """What to call a model of transformers with: candidates, by the names of its arguments and the sizes in its configuration."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -14,6 +14,7 @@ SPARE = {"attention_mask", "inputs_embeds", "hidden_states", "query_embeds", "en
 """What is given only where it must be."""
 
 Inputs = dict[str, Any]
+Maker = Callable[["Sizes"], Inputs]
 
 
 def calls(model: nn.Module, rich: bool) -> Iterator[Inputs]:
@@ -28,10 +29,16 @@ def calls(model: nn.Module, rich: bool) -> Iterator[Inputs]:
     required = {n for n, p in arguments.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
     main = getattr(model, "main_input_name", "input_ids")
     required |= {main} if isinstance(main, str) else set(main)
+    sights, sounds = (
+        seen_by(model, kind, makers) or (() if rich else (nothing,))
+        for kind, makers in (("image", SIGHTS), ("audio", SOUNDS))
+    )
     seen = set()
     for only in (arguments.keys() - SPARE, arguments.keys()) if rich else (required | {"decoder_input_ids"},):
-        for makers in product(SIGHTS, SOUNDS, ANSWERS, EXTRAS):
-            known = text(sizes) | {name: value for maker in makers for name, value in maker(sizes).items()}
+        for makers in product(sights, sounds, ANSWERS):
+            known = (
+                text(sizes) | series(sizes) | {name: value for maker in makers for name, value in maker(sizes).items()}
+            )
             known = {n: v for n, v in known.items() if n in arguments and n in required | only}
             if "pixel_values" in known:
                 known.pop("pixel_values_videos", None)
@@ -246,11 +253,22 @@ def series(sizes: Sizes) -> Inputs:
     }
 
 
-Maker = Callable[[Sizes], Inputs]
+def seen_by(model: nn.Module, kind: str, makers: Sequence[Maker]) -> Sequence[Maker]:
+    """Those that a model makes features of, where it puts features into its text."""
+    if not hasattr(model, f"get_{kind}_features") or not isinstance(token_of(Sizes(model.config), kind), int):
+        return makers
+    sizes = Sizes(model.config)
+    return [maker for maker in makers if features(model, kind, maker(sizes))]
+
+
+def token_of(sizes: Sizes, kind: str) -> Any:
+    """The token that stands for a feature of an image, a film or a sound."""
+    return sizes.entry(f"{kind}_token_id {kind}_token_index")
+
+
 SIGHTS: tuple[Maker, ...] = (plane, sized, row, squares, patches, clip, tiles, nothing)
 SOUNDS: tuple[Maker, ...] = (bins_first, frames_first, plane_of_sound)
 ANSWERS: tuple[Maker, ...] = (tokens_out, codes_out, frames_out)
-EXTRAS: tuple[Maker, ...] = (series,)
 
 
 def with_places(model: nn.Module, inputs: Inputs, arguments: Any, sizes: Sizes) -> Inputs:
@@ -259,7 +277,7 @@ def with_places(model: nn.Module, inputs: Inputs, arguments: Any, sizes: Sizes) 
         return inputs
     pieces, kinds = [inputs["input_ids"]], [torch.zeros_like(inputs["input_ids"])]
     for number, kind in enumerate(KINDS, start=1):
-        token = sizes.entry(f"{kind}_token_id {kind}_token_index")
+        token = token_of(sizes, kind)
         count = features(model, kind, inputs) if isinstance(token, int) else 0
         if count:
             pieces.insert(1, torch.full((1, count), token))
