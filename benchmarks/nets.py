@@ -46,6 +46,7 @@ NETS: Mapping[str, Callable[[], Call]] = {
     "functional_weights": lambda: (FunctionalWeights(), torch.rand(2, 3, 16, 16)),
     "einops": lambda: (EinopsNet(), torch.rand(2, 3, 32, 32)),
     "sizes_in_dataclass": lambda: (SizesInDataclass(), torch.rand(2, 10, 64)),
+    "sizes_in_dataclass_bare": lambda: (SizesInDataclass(embed=False), torch.rand(2, 10, 64)),
     "sizes_in_config": lambda: (SizesInConfig(), ids(100, 2, 10)),
     "computed_attributes": lambda: (ComputedAttributes(), torch.rand(2, 24, 12, 12)),
     "quarter_of_width": lambda: (QuarterOfWidth(), torch.rand(4, 24)),

@@ -139,9 +139,10 @@ class Shape:
 class SizesInDataclass(nn.Module):
     """Grouped attention that asks a dataclass for its sizes while it runs."""
 
-    def __init__(self, shape: Shape | None = None) -> None:
+    def __init__(self, shape: Shape | None = None, embed: bool = True) -> None:
         super().__init__()
         self.shape = s = shape or Shape()
+        self.embed = nn.Linear(s.width, s.width) if embed else nn.Identity()
         self.q = nn.Linear(s.width, s.heads * s.head_dim)
         self.kv = nn.Linear(s.width, 2 * s.kv_heads * s.head_dim)
         self.o = nn.Linear(s.heads * s.head_dim, s.width)
@@ -149,6 +150,7 @@ class SizesInDataclass(nn.Module):
         self.output = nn.Linear(s.width, 7)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
         s, (batch, time, _) = self.shape, x.shape
         q = self.q(x).view(batch, time, s.heads, s.head_dim).transpose(1, 2)
         k, v = self.kv(x).view(batch, time, 2, s.kv_heads, s.head_dim).permute(2, 0, 3, 1, 4)

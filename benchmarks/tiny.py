@@ -12,13 +12,13 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import torch
-from tiny_calls import calls
+from tiny_calls import CannotBuildError, calls
 from torch import nn
 
 DIVISORS, MORE = (16, 8, 4, 2, 1), (32,)
 WIDTH, LAYERS, MANY, KINDS, EXPERTS, CHOSEN, VOCABULARY, POSITIONS, FRAMES = 16, 2, 12, 4, 8, 2, 512, 2048, 100
 ENOUGH = 5
-MOST_PARAMETERS = 36_000_000
+SMALL, LARGE = 36_000_000, 90_000_000
 
 UNSET: Mapping[str, int] = {
     "vocab_size": 64,
@@ -72,16 +72,16 @@ def tiny_transformer(architecture: str) -> tuple[nn.Module, dict[str, Any]]:
         CannotBuildError: No size that was tried makes a model that runs; it says what the attempts ended with.
     """
     failures: Counter[str] = Counter()
-    refused: set[Scale] = set()
-    for rich, scale in product((True, False), scales(architecture)):
-        if scale in refused:
+    refused: set[tuple[Scale, int]] = set()
+    for (rich, most), scale in product(((True, SMALL), (True, LARGE), (False, LARGE)), scales(architecture)):
+        if (scale, most) in refused:
             continue
         try:
-            model = small(architecture, scale)
+            model = small(architecture, scale, most)
         except ImportError as error:
             raise CannotBuildError(f"{architecture} needs another package: {first_line(error)}") from error
         except Exception as error:  # noqa: BLE001 - a configuration may refuse sizes in any way
-            refused.add(scale)
+            refused.add((scale, most))
             failures[first_line(error)] += 1
             if failures[first_line(error)] == ENOUGH:
                 break
@@ -95,10 +95,6 @@ def tiny_transformer(architecture: str) -> tuple[nn.Module, dict[str, Any]]:
                 continue
             return model, inputs
     raise CannotBuildError(f"{architecture}: {'; '.join(failures)}")
-
-
-class CannotBuildError(Exception):
-    """An architecture that cannot be made small, or wants inputs that nobody here knows how to make."""
 
 
 def first_line(error: Exception) -> str:
@@ -156,15 +152,15 @@ def configuration(architecture: str) -> Any:
     return cls(**unset) if unset else config
 
 
-def small(architecture: str, scale: Scale) -> nn.Module:
-    """A model of an architecture with few layers, its widths divided."""
+def small(architecture: str, scale: Scale, most: int) -> nn.Module:
+    """A model of an architecture with few layers and at most so many parameters, its widths divided."""
     from transformers import AutoModel
 
     config = configuration(architecture)
     shrink(config, scale, {})
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
-    if size > MOST_PARAMETERS:
+    if size > most:
         raise CannotBuildError(f"{size:,} parameters")
     return AutoModel.from_config(config, attn_implementation="eager").eval()
 

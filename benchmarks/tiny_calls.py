@@ -17,18 +17,30 @@ Inputs = dict[str, Any]
 Maker = Callable[["Sizes"], Inputs]
 
 
+class CannotBuildError(Exception):
+    """An architecture that cannot be made small, or wants inputs that nobody here knows how to make."""
+
+
 def calls(model: nn.Module, rich: bool) -> Iterator[Inputs]:
     """Inputs to try.
 
     Args:
         model: A model of transformers.
         rich: Whether to give what it takes, or what it must have.
+
+    Raises:
+        CannotBuildError: It wants something that is not known here.
     """
     sizes = Sizes(model.config)
     arguments = inspect.signature(model.forward).parameters
     required = {n for n, p in arguments.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD}
     main = getattr(model, "main_input_name", "input_ids")
-    required |= {main} if isinstance(main, str) else set(main)
+    required |= ({main} if isinstance(main, str) else set(main)) & arguments.keys()
+    known_names = {name for maker in (text, series, *SIGHTS, *SOUNDS, *ANSWERS) for name in maker(sizes)}
+    if not required <= known_names or not known_names & arguments.keys():
+        raise CannotBuildError(
+            f"it wants {', '.join(required - known_names) or 'inputs'} that nobody here knows how to make"
+        )
     sights, sounds = (
         seen_by(model, kind, makers) or (() if rich else (nothing,))
         for kind, makers in (("image", SIGHTS), ("audio", SOUNDS))
@@ -43,7 +55,7 @@ def calls(model: nn.Module, rich: bool) -> Iterator[Inputs]:
             if "pixel_values" in known:
                 known.pop("pixel_values_videos", None)
             shapes = str([(n, v.shape if isinstance(v, Tensor) else v) for n, v in known.items()])
-            if known.keys() & required and shapes not in seen:
+            if known and required <= known.keys() and shapes not in seen:
                 seen.add(shapes)
                 yield with_places(model, known, arguments.keys(), sizes)
 
@@ -286,6 +298,8 @@ def with_places(model: nn.Module, inputs: Inputs, arguments: Any, sizes: Sizes) 
         return inputs
     ids, kind_ids = torch.cat(pieces, 1), torch.cat(kinds, 1)
     more = {"input_ids": ids, "mm_token_type_ids": kind_ids, "token_type_ids": kind_ids}
+    if "attention_mask" in inputs:
+        more["attention_mask"] = torch.ones_like(ids)
     return inputs | {name: value for name, value in more.items() if name in arguments}
 
 
