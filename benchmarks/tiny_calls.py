@@ -103,6 +103,7 @@ def text(sizes: Sizes) -> Inputs:
         "attention_mask": ones,
         "bbox": boxes,
         "qformer_input_ids": tokens,
+        "task_inputs": tokens,
         "inputs": torch.rand(1, TOKENS, sizes("d_model hidden_size", 64)),
         "query_embeds": torch.rand(1, TOKENS, width),
         "inputs_embeds": torch.rand(1, TOKENS, width),
@@ -127,7 +128,8 @@ def picture(sizes: Sizes) -> Tensor:
 
 def plane(sizes: Sizes) -> Inputs:
     """An image."""
-    return {"pixel_values": picture(sizes)}
+    image = picture(sizes)
+    return {"pixel_values": image, "input": image, "prompt_pixel_values": image, "prompt_masks": image}
 
 
 def sized(sizes: Sizes) -> Inputs:
@@ -188,7 +190,7 @@ def bins(sizes: Sizes) -> int:
     names = (
         "num_mel_bins feature_size input_feat_per_channel feature_projection_input_dim input_feat_size input_dim n_mels"
     )
-    return sizes(names, 80, "audio")
+    return sizes(names, 80, "audio") * sizes("num_stacked_frames", 1, "audio")
 
 
 def bins_first(sizes: Sizes) -> Inputs:
@@ -259,6 +261,8 @@ def series(sizes: Sizes) -> Inputs:
         "timesteps": torch.arange(horizon)[None],
         "past_values": torch.rand(1, *shape),
         "past_observed_mask": torch.ones(1, *shape),
+        "past_values_padding": torch.zeros(1, past),
+        "freq": torch.zeros(1, 1, dtype=torch.int64),
         "past_time_features": torch.rand(1, past, features),
         "future_values": torch.rand(1, future, *shape[1:]),
         "future_time_features": torch.rand(1, future, features),
