@@ -155,7 +155,9 @@ def tiles(sizes: Sizes) -> Inputs:
 def row(sizes: Sizes) -> Inputs:
     """Patches in a row, all images after one another."""
     side, patch, channels = grids(sizes)
-    patches = torch.rand(side * side, channels * sizes("temporal_patch_size", 1, "vision") * patch * patch)
+    patches = torch.rand(
+        side * side, channels * sizes("temporal_patch_size patch_temporal", 1, "vision") * patch * patch
+    )
     return {"pixel_values": patches, "hidden_states": patches} | grid(sizes)
 
 
