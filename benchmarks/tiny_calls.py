@@ -103,7 +103,7 @@ def text(sizes: Sizes) -> Inputs:
         "attention_mask": ones,
         "bbox": boxes,
         "qformer_input_ids": tokens,
-        "task_inputs": tokens,
+        "task_inputs": torch.ones(1, sizes("task_seq_len", TOKENS), dtype=torch.int64),
         "inputs": torch.rand(1, TOKENS, sizes("d_model hidden_size", 64)),
         "query_embeds": torch.rand(1, TOKENS, width),
         "inputs_embeds": torch.rand(1, TOKENS, width),
