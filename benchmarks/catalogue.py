@@ -1,12 +1,14 @@
-"""Models of other libraries, by name: `torchvision/resnet18`, `timm/vit_tiny_patch16_224`, `transformers/bert`."""
+"""Models of other libraries, by name: `torchvision/resnet18`, `timm/vit_tiny_patch16_224`, `transformers/bert`, `nets/yolo`."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
 import torch
 from analysed import Inputs, allow_torchvision
+from nets import NETS
+from nets_libraries import DIFFUSERS, GRAPHS
 from tiny import tiny_transformer
 from torch import nn
 
@@ -34,7 +36,7 @@ def names(library: str) -> list[str]:
 
 
 def families() -> Iterator[str]:
-    """The smallest model of every module of timm, and of every family of torchvision; every architecture of transformers."""
+    """The smallest model of every module of timm, and of every family of torchvision; all of the others."""
     import timm
 
     for module in timm.list_modules():
@@ -45,7 +47,8 @@ def families() -> Iterator[str]:
         family = re.split(r"[_\d]", name.partition("/")[2])[0]
         smallest.setdefault(family, name)
     yield from smallest.values()
-    yield from names("transformers")
+    for library in (name for name in LISTS if name not in ("timm", "torchvision")):
+        yield from names(library)
 
 
 @cache
@@ -107,5 +110,18 @@ def _transformers_names() -> list[str]:
     return list(MODEL_MAPPING_NAMES)
 
 
-BUILDERS = {"torchvision": _torchvision, "timm": _timm, "transformers": _transformers}
-LISTS = {"torchvision": _torchvision_names, "timm": _timm_names, "transformers": _transformers_names}
+TABLES = {"diffusers": DIFFUSERS, "torch_geometric": GRAPHS, "nets": NETS}
+"""Libraries whose models are listed by hand."""
+
+BUILDERS: Mapping[str, Callable[[str], tuple[nn.Module, Inputs]]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "transformers": _transformers,
+    **{library: lambda name, table=table: table[name]() for library, table in TABLES.items()},
+}
+LISTS: Mapping[str, Callable[[], list[str]]] = {
+    "torchvision": _torchvision_names,
+    "timm": _timm_names,
+    "transformers": _transformers_names,
+    **{library: lambda table=table: list(table) for library, table in TABLES.items()},
+}
