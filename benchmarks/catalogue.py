@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from analysed import Inputs, allow_torchvision
+from detectors import DetectorNetwork
 from nets import NETS
 from nets_libraries import DIFFUSERS, GRAPHS
 from tiny import tiny_transformer
@@ -74,7 +75,7 @@ def _torchvision(name: str) -> tuple[nn.Module, Inputs]:
         size = next(size for start, size in CLIPS.items() if name.startswith(start))
         return model, torch.rand(1, 3, *size)
     if name.startswith(DETECTORS):
-        return model, ([torch.rand(3, 320, 320)],)
+        return DetectorNetwork(model), torch.rand(1, 3, 320, 320)
     side = 299 if name == "inception_v3" else 224
     return model, torch.rand(1, 3, side, side)
 
