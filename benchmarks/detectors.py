@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 REGIONAL = {"box": 7, "mask": 14, "keypoint": 14}
 """The side of the regions that heads of each kind see."""
 
