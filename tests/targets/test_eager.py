@@ -177,7 +177,7 @@ def test_on_an_accelerator_its_own_allocator_counts(monkeypatch: pytest.MonkeyPa
     ("settings", "message"),
     [
         ({"models": {}}, "no network to measure"),
-        ({"inputs": [X]}, "inputs of type list; give a tensor, a tuple of positional or a dict"),
+        ({"inputs": {1.0}}, "inputs of type set; give a tensor, a tuple of positional or a dict"),
         ({"threads": 0}, "0 threads; give at least 1"),
         ({"runs": 0}, "0 runs give no median"),
         ({"seconds": float("inf")}, "time limit of inf s"),

@@ -252,3 +252,30 @@ def test_a_network_prints_its_axes_and_reasons() -> None:
     assert "first" in text
     assert "the model's output" in text
     assert "the model's input" in text
+
+
+class Modes(nn.Module):
+    """With a hint, the first four channels count twice, and another layer is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.hint, self.c = nn.Linear(3, 6), nn.Linear(2, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor, hint: Tensor | None = None) -> Tensor:
+        x = self.a(x).relu()
+        if hint is not None:
+            x = x + self.hint(hint)
+            x = torch.cat([x[:, :4] * 2, x[:, 4:]], dim=1)
+        out: Tensor = self.c(x)
+        return out
+
+
+def test_an_axis_is_what_holds_in_all_modes() -> None:
+    model, plain, hinted = Modes(), torch.randn(5, 3), (torch.randn(5, 3), torch.randn(5, 2))
+    assert [axis.size for axis in sc.trace(model, plain).axes] == [6]
+    (axis,) = sc.trace(model, [plain, hinted]).axes
+    assert axis.size == 2
+    assert "hint.weight:0" in {str(slot) for slot in axis.slots}
+    network = sc.trace(model, [plain, hinted])
+    assert network.cost().macs == 5 * (3 * 6 + 6 * 2) + 5 * (3 * 6 + 2 * 6 + 6 * 2)
+    assert sc.verify(model, network.plan({axis.name: [1]}), [plain, hinted]).zero_is_prune < 1e-6

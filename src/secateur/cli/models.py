@@ -76,9 +76,9 @@ def _from_factory(spec: str, folder: Path) -> tuple[nn.Module, Inputs | None]:
     model, own = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
         raise ModelError(f"{spec} gives a {_kind(made)}; let it return an nn.Module, or (module, example_inputs)")
-    if own is not None and not isinstance(own, (Tensor, tuple, Mapping)):
+    if own is not None and not isinstance(own, (Tensor, tuple, Mapping, list)):
         raise ModelError(
-            f"{spec} gives example inputs of type {_kind(own)}; make it a tensor, a tuple or a dict of arguments"
+            f"{spec} gives example inputs of type {_kind(own)}; make it a tensor, a tuple or a dict of arguments, or a list"
         )
     return model, own
 

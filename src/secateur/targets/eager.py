@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from secateur.errors import DataError
 from secateur.targets.measure import Effort, Measurement, take_turns
 from secateur.targets.memory import memory_of_one_run
 from secateur.torch import Inputs
+from secateur.torch.capture import call
 
 
 def measure(
@@ -48,7 +48,7 @@ def measure(
         4160
     """
     effort = Effort(runs, seconds)
-    if not isinstance(inputs, (Tensor, tuple, Mapping)):
+    if not isinstance(inputs, (Tensor, tuple, Mapping, list)):
         raise DataError(
             f"inputs of type {type(inputs).__name__}; give a tensor, a tuple of positional or a dict of keyword arguments"
         )
@@ -56,7 +56,7 @@ def measure(
         raise DataError(f"{threads} threads; give at least 1")
     # Not inference mode: what a model caches in it could never be trained with afterwards. The times are the same.
     with _threads(threads), _evaluating(models), torch.no_grad():
-        calls = {name: _call(model, inputs) for name, model in models.items()}
+        calls = {name: _run_of(model, inputs) for name, model in models.items()}
         latencies = take_turns(calls, effort)
         return {
             name: Measurement(
@@ -70,20 +70,12 @@ def measure(
         }
 
 
-def _call(model: nn.Module, inputs: Inputs) -> Callable[[], object]:
+def _run_of(model: nn.Module, inputs: Inputs) -> Callable[[], object]:
     """One run of the model, done when it returns."""
-    positional: tuple[Any, ...] = ()
-    keywords: Mapping[str, Any] = {}
-    if isinstance(inputs, Tensor):
-        positional = (inputs,)
-    elif isinstance(inputs, tuple):
-        positional = inputs
-    else:
-        keywords = inputs
     device = _device(model)
 
     def run() -> None:
-        model(*positional, **keywords)
+        call(model, inputs)
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
 

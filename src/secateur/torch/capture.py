@@ -28,8 +28,11 @@ from secateur.torch.values import KnownValues
 
 logger = logging.getLogger(__name__)
 
-Inputs = Tensor | tuple[Any, ...] | Mapping[str, Any]
-"""Example inputs: one tensor, a tuple of positional arguments, or a mapping of keyword arguments; tensors may be nested."""
+Call = Tensor | tuple[Any, ...] | Mapping[str, Any]
+"""What one call takes: one tensor, a tuple of positional arguments, or a mapping of keyword arguments; tensors may be nested."""
+
+Inputs = Call | list[Any]
+"""Example inputs: those of one call, or a list of several: modes of a model, such as with and without an optional argument."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,9 @@ def _run(model: nn.Module, inputs: Inputs, watch: "_Watch") -> Any:
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:
-    """`model(...)` on inputs of any of the accepted forms."""
+    """`model(...)` on inputs of any of the accepted forms; a list of results for a list of inputs."""
+    if isinstance(inputs, list):
+        return [call(model, one) for one in inputs]
     if isinstance(inputs, Mapping):
         return model(**inputs)
     if isinstance(inputs, tuple):

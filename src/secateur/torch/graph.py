@@ -55,6 +55,8 @@ def as_graph(model: nn.Module, example_inputs: Inputs) -> nn.Module:
 
 def _exported(model: nn.Module, inputs: Inputs) -> ExportedProgram:
     """The exported program, with the first dim of every input free where that is possible."""
+    if isinstance(inputs, list):
+        raise CaptureError(f"a graph form is that of one call; give the inputs of one, not a list of {len(inputs)}")
     args = () if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else (inputs,)
     kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
     free = pytree.tree_map(lambda x: {0: Dim.AUTO} if isinstance(x, Tensor) and x.ndim else None, kwargs or args)
