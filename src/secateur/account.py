@@ -184,16 +184,19 @@ def _frozen(network: Network) -> tuple[FrozenRecord, ...]:
 
 
 def _proofs(proof: Proof) -> tuple[ProofRecord, ...]:
+    count = f"{proof.operators:,} operators of the compact model against those of the dense one, with their numbers and shapes"
+    same = ProofRecord("same operators", 0, 0, True, count)
     if proof.dtype == "meta":
-        return ()
+        return (same,)
     texts = {
         "permutation": (proof.permutation, f"every axis permuted at random in all its slots, in {proof.dtype}"),
         "zero = prune": (proof.zero_is_prune, f"masked against compact model over the exact axes, in {proof.dtype}"),
     }
-    return tuple(
+    measured = (
         ProofRecord(name, value, proof.tolerance, value <= proof.tolerance, detail)
         for name, (value, detail) in texts.items()
     )
+    return (*measured, same)
 
 
 def _notes(network: Network, plan: Plan) -> tuple[str, ...]:

@@ -92,6 +92,7 @@ class Network:
         limits: What must hold of widths besides, or the framework refuses the layer.
         opened: Paths of fused modules that were opened to be watched.
         spared: For a tensor's name, the dims along which masking must not zero it, because its norm divides something.
+        results: Results of operators that the frontend asks about, each dim as in `dims`; None for one it knows nothing of.
     """
 
     axes: tuple[Axis, ...]
@@ -104,6 +105,7 @@ class Network:
     limits: tuple[Comparison, ...] = field(repr=False, default=())
     opened: tuple[str, ...] = field(repr=False, default=())
     spared: Mapping[str, tuple[int, ...]] = field(repr=False, default_factory=dict)
+    results: tuple[tuple[Integers | None, ...] | None, ...] = field(repr=False, default=())
 
     @cached_property
     def unit_count(self) -> int:

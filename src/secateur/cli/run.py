@@ -59,7 +59,9 @@ class Outcome:
 
     def __rich__(self) -> RenderableType:
         """What a terminal shows."""
-        proofs = ", ".join(f"{proof.name} {proof.value:.0e}" for proof in self.record.proofs)
+        proofs = ", ".join(
+            f"{proof.name} {proof.value:.0e}" if proof.tolerance else proof.name for proof in self.record.proofs
+        )
         return Group(
             "",
             *(Text(sentence) for sentence in summary(self.record)),
