@@ -21,6 +21,7 @@ from secateur.report import Proof as ProofRecord
 from secateur.report.quantity import TIMES
 from secateur.targets import Measurement
 from secateur.torch import Inputs, Proof, TracedNetwork
+from secateur.torch.graph import graph_of
 from secateur.torch.structure import tensors_in
 from secateur.train.protocol import Step as TrainingStep
 
@@ -212,6 +213,8 @@ def _notes(network: Network, plan: Plan) -> tuple[str, ...]:
         notes.append(
             f"{len(plan.opened)} fused attention modules run in open form, because heads or widths of them went."
         )
+    if graph_of(network.model) is not None:
+        notes.append("Both networks are in graph form: what was evaluated and measured is not the model's own code.")
     return tuple(notes)
 
 
