@@ -200,7 +200,7 @@ def _proofs(proof: Proof) -> tuple[ProofRecord, ...]:
     return (*measured, same)
 
 
-def _notes(network: Network, plan: Plan) -> tuple[str, ...]:
+def _notes(network: TracedNetwork, plan: Plan) -> tuple[str, ...]:
     cut = {axis.name for axis in plan.axes if len(axis.kept) < axis.size}
     inexact = [axis.name for axis in network.axes if axis.name in cut and not axis.exact]
     notes = []

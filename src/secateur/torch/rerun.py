@@ -38,30 +38,38 @@ def check_operators(
     Raises:
         VerificationError: An operator differs; names it, the line, and what differs.
     """
+    created = Created()
+    count, fault = _compared(recording, predicted, small, inputs, created)
+    created.recall()
+    if fault:
+        raise VerificationError(
+            f"the compact model {fault}; something in the code depends on a width, although it is no size: give it a number of "
+            "its own, or exclude the axis"
+        )
+    return count
+
+
+def _compared(
+    recording: Recording,
+    predicted: Sequence[tuple[Shape | None, ...]],
+    small: nn.Module,
+    inputs: Inputs,
+    created: Created,
+) -> tuple[int, str]:
+    """How many operators were compared, and what is wrong with the last of them; no tensor of the run outlives it."""
     copy, _, moved, values = prepared(small, inputs, meta=not recording.has_values)
     paths = {id(module): path for path, module in copy.named_modules()}
-    compare = _Compare(recording, predicted, values, paths)
+    compare = _Compare(recording, predicted, values, paths, created)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), open_paths(), compare, compare.whole:
             call(copy, moved)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the same fault
         failure = f"does not run as the model does: {type(error).__name__}: {error} ({line_of(error)})"
-        raise VerificationError(_message(compare.fault or failure)) from error
-    finally:
-        compare.created.recall()
+        return compare.count, compare.fault or failure
     if not compare.fault and compare.count < len(recording.steps):
         step = recording.steps[compare.count]
-        compare.fault = f"never runs {step.operator.name}, which the model runs ({step.where})"
-    if compare.fault:
-        raise VerificationError(_message(compare.fault))
-    return compare.count
-
-
-def _message(fault: str) -> str:
-    return (
-        f"the compact model {fault}; something in the code depends on a width, although it is no size: give it a number of its "
-        "own, or exclude the axis"
-    )
+        return compare.count, f"never runs {step.operator.name}, which the model runs ({step.where})"
+    return compare.count, compare.fault
 
 
 def predicted_shapes(network: Network, recording: Recording, plan: Plan) -> list[tuple[Shape | None, ...]]:
@@ -97,10 +105,11 @@ class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
         predicted: Sequence[tuple[Shape | None, ...]],
         values: KnownValues | None,
         paths: Mapping[int, str],
+        created: Created,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.recording, self.predicted, self.values, self.paths = recording, predicted, values, paths
-        self.created, self.count, self.fault = Created(), 0, ""
+        self.created, self.count, self.fault = created, 0, ""
         self.whole = WholeFunctions(self.seen)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
