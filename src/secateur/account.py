@@ -21,6 +21,7 @@ from secateur.report import Proof as ProofRecord
 from secateur.report.quantity import TIMES
 from secateur.targets import Measurement
 from secateur.torch import Inputs, Proof, TracedNetwork
+from secateur.torch.graph import graph_of
 from secateur.torch.structure import tensors_in
 from secateur.train.protocol import Step as TrainingStep
 
@@ -184,19 +185,22 @@ def _frozen(network: Network) -> tuple[FrozenRecord, ...]:
 
 
 def _proofs(proof: Proof) -> tuple[ProofRecord, ...]:
+    count = f"{proof.operators:,} operators of the compact model against those of the dense one, with their numbers and shapes"
+    same = ProofRecord("same operators", 0, 0, True, count)
     if proof.dtype == "meta":
-        return ()
+        return (same,)
     texts = {
         "permutation": (proof.permutation, f"every axis permuted at random in all its slots, in {proof.dtype}"),
         "zero = prune": (proof.zero_is_prune, f"masked against compact model over the exact axes, in {proof.dtype}"),
     }
-    return tuple(
+    measured = (
         ProofRecord(name, value, proof.tolerance, value <= proof.tolerance, detail)
         for name, (value, detail) in texts.items()
     )
+    return (*measured, same)
 
 
-def _notes(network: Network, plan: Plan) -> tuple[str, ...]:
+def _notes(network: TracedNetwork, plan: Plan) -> tuple[str, ...]:
     cut = {axis.name for axis in plan.axes if len(axis.kept) < axis.size}
     inexact = [axis.name for axis in network.axes if axis.name in cut and not axis.exact]
     notes = []
@@ -209,6 +213,8 @@ def _notes(network: Network, plan: Plan) -> tuple[str, ...]:
         notes.append(
             f"{len(plan.opened)} fused attention modules run in open form, because heads or widths of them went."
         )
+    if graph_of(network.model) is not None:
+        notes.append("Both networks are in graph form: what was evaluated and measured is not the model's own code.")
     return tuple(notes)
 
 

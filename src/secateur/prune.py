@@ -18,6 +18,7 @@ from secateur.torch import scores as criteria
 from secateur.torch.apply import state_of
 from secateur.torch.batches import split_batch
 from secateur.torch.compensate import Compensation, Refit, compensate
+from secateur.torch.graph import in_form
 from secateur.torch.replicate import replicate
 from secateur.train.own import OwnTraining, as_recovery
 from secateur.train.recover import FineTune
@@ -35,7 +36,7 @@ class PruneResult:
     """What the main job gives back.
 
     Attributes:
-        model: The compact model, of the same class as the dense one.
+        model: The compact model, of the same class as the dense one; in graph form, a graph.
         plan: What stays.
         network: What could be removed, and what could not and why.
         proof: The measured errors of the proofs.
@@ -62,6 +63,7 @@ def prune(
     recover: FineTune | OwnTraining | None = None,
     exclude: tuple[str, ...] = (),
     multiple_of: int = 1,
+    form: str = "module",
     seed: int = 0,
     measure: bool = True,
     progress: Progress | None = None,
@@ -84,6 +86,8 @@ def prune(
         recover: `recover.FineTune(...)`, or your own function `(model, data) -> model`. Needs `data`.
         exclude: Axes, modules or tensors that keep their shape, as name patterns.
         multiple_of: Kept widths are multiples of this where they can be.
+        form: "module", or "graph" to prune the model's graph form (see `as_graph`): more can go, and the result has no code of
+            its own. Both models are then measured in graph form.
         seed: For everything random in the proofs.
         measure: Measure latency and memory of both models, in turns.
         progress: Called as `progress(stage, done, total)`.
@@ -93,8 +97,8 @@ def prune(
         The compact model with its plan, proof and report.
 
     Raises:
-        CaptureError: The model cannot be watched on these inputs.
-        ModelError: Its weights are not finite.
+        CaptureError: The model cannot be watched on these inputs, or has no graph form.
+        ModelError: Its weights are not finite, or the form is none.
         DataError: The data are empty, run out, or do not fit.
         BudgetError: The budget cannot be met; says what can be.
         PlanError: A pattern matches nothing.
@@ -109,9 +113,12 @@ def prune(
     """
     _check(model, budget, data, recover, score, allocation, compensation)
     run = Run(name or type(model).__name__, seed, evaluate, progress)
-    run.evaluated("dense", model)
     with run.stage("trace"):
+        model = in_form(model, form, example_inputs)
         network = trace(model, example_inputs)
+    if not network.axes:
+        raise BudgetError(_nothing_to_prune(network, form))
+    run.evaluated("dense", model)
     with run.stage("score"):
         chosen = score if score is not None else _default_score(data)
         scores = chosen(network, data)
@@ -166,6 +173,15 @@ def _check(
     for name, tensor in state_of(model).items():
         if tensor.is_floating_point() and not tensor.is_meta and not bool(torch.isfinite(tensor).all()):
             raise ModelError(f"{name!r} has NaN or infinite values; load finite weights before pruning")
+
+
+def _nothing_to_prune(network: TracedNetwork, form: str) -> str:
+    reasons = list(dict.fromkeys(f"{f.reason} ({f.where})" if f.where else f.reason for f in network.frozen))
+    hint = "sizes that the code writes as numbers follow with form='graph'; " if form == "module" else ""
+    return (
+        f"nothing of {type(network.model).__name__} can be removed: {'; '.join(reasons[:4])}; {hint}"
+        "print(secateur.trace(model, example_inputs)) shows all that is frozen"
+    )
 
 
 def _default_score(data: Iterable[Any] | None) -> criteria.Score:

@@ -69,6 +69,7 @@ def test_distillation_is_a_switch_or_a_table() -> None:
         ),
         ("seed = 'three'\n[budget]", "seed = 'three': it must be a whole number"),
         ("seed = 3.5\n[budget]", "seed = 3.5: it must be a whole number"),
+        ("form = 'grpah'\n[budget]", "form = 'grpah': it must be 'module' or 'graph'"),
         ("measure = 1\n[budget]", "measure = 1: it must be a boolean"),
         ("compensation = true\n[budget]", "compensation = True: it must be a list"),
         ("budget = 0.5", "budget = 0.5: it must be a"),

@@ -48,6 +48,48 @@ def test_the_artefact_is_what_the_library_gives(folder: Path, secateur: Command)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+LITERAL = """
+import torch
+from torch import nn
+
+
+class Literal(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8 * 36, 3)
+
+    def forward(self, x):
+        return self.last(self.first(x).relu().view(-1, 8 * 36))
+
+
+def build():
+    return Literal(), torch.zeros(1, 1, 6, 6)
+"""
+
+
+def test_code_whose_sizes_cannot_follow_prunes_in_graph_form(folder: Path, secateur: Command) -> None:
+    (folder / "literal.py").write_text(LITERAL)
+    change(folder, "net.py:build_with_inputs", "literal.py:build")
+    refused = secateur("prune", "job.toml")
+    assert refused.code == 4
+    assert "form='graph'" in " ".join(refused.err.split())
+    assert "1 axis with 8 units" in secateur("inspect", "literal.py:build", "--form", "graph").out
+
+    change(folder, "measure = false", 'measure = false\nform = "graph"\nexport = true')
+    ended = secateur("prune", "job.toml")
+
+    assert ended.code == 0, ended.err
+    subject = load_model("literal.py:build", folder=folder)
+    images = torch.randn(5, 1, 6, 6)
+    small = sc.load(subject.model, folder / "out", subject.inputs).eval()
+    assert small.get_parameter("first.weight").shape == (4, 1, 3, 3)
+    torch.testing.assert_close(torch.export.load(folder / "out/model.pt2").module()(images), small(images))
+
+    change(folder, "export = true", "export = false")
+    assert secateur("prune", "job.toml").code == 0
+    assert not (folder / "out/model.pt2").exists(), "the program of an earlier run is not this model"
+
+
 def test_the_last_lines_are_the_table(folder: Path, secateur: Command) -> None:
     lines = secateur("prune", "job.toml").out.splitlines()
 

@@ -4,6 +4,7 @@ import errno
 import importlib.metadata
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ from secateur.artefact.match import (
 )
 from secateur.axes import Plan
 from secateur.errors import ArtefactError, SecateurError
+from secateur.torch import Inputs
 from secateur.torch.apply import compact, plan_of
+from secateur.torch.graph import graph_of, in_form
 
 
 def save(
@@ -71,6 +74,7 @@ def save(
         Artefact,
         plan=plan,
         model=class_name(model),
+        form="module" if graph_of(model) is None else "graph",
         tensors={name: StoredTensor(dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()},
         ties=ties,
         secateur=_version(),
@@ -84,12 +88,13 @@ def save(
     return artefact(weights=weights)
 
 
-def load(model: nn.Module, folder: str | Path) -> nn.Module:
+def load(model: nn.Module, folder: str | Path, example_inputs: Inputs | None = None) -> nn.Module:
     """Load what `save` wrote, into the class it came from.
 
     Args:
         model: The dense model, built as it was built before pruning; its values do not matter. It stays as it is.
         folder: An artefact's folder.
+        example_inputs: As for `as_graph`: where the artefact is one of a graph form, the model's is made with them.
 
     Returns:
         A new module of the model's class with the plan's shapes and the saved weights. Device, dtype, `requires_grad` and mode
@@ -113,7 +118,7 @@ def load(model: nn.Module, folder: str | Path) -> nn.Module:
         with locked(folder, exclusive=False):
             artefact = read(folder)
             _refuse_damaged(folder, artefact)
-            small = _compacted(model, artefact, folder)
+            small = _compacted(_in_form(model, artefact, folder, example_inputs), artefact, folder, example_inputs)
             fill(small, _weights(folder, artefact))
     except (OSError, SafetensorError) as error:
         raise ArtefactError(f"the artefact in {folder} cannot be read: {error}; save the model again") from error
@@ -180,13 +185,29 @@ def _refuse_damaged(folder: Path, artefact: Artefact) -> None:
         raise ArtefactError(f"the weights {path} are not those of the manifest: {listed(wrong)}; save the model again")
 
 
-def _compacted(model: nn.Module, artefact: Artefact, folder: Path) -> nn.Module:
+def _in_form(model: nn.Module, artefact: Artefact, folder: Path, inputs: Inputs | None) -> nn.Module:
+    """The model in the artefact's form."""
+    if artefact.form == "module" and graph_of(model) is not None:
+        raise ArtefactError(
+            f"{folder} holds a {artefact.model} with its own code, not its graph form; pass the model itself"
+        )
+    if artefact.form == "graph" and graph_of(model) is None and inputs is None:
+        raise ArtefactError(
+            f"{folder} holds the graph form of a {artefact.model}; pass example_inputs= to load, as for as_graph"
+        )
+    return in_form(model, artefact.form, inputs)
+
+
+def _compacted(model: nn.Module, artefact: Artefact, folder: Path, inputs: Inputs | None) -> nn.Module:
     """The model in the artefact's shapes, with whatever values, once it is certain that the artefact is this model's."""
     cause: SecateurError | None = None
-    complaints = list(plan_complaints(model, artefact.plan))
+    plan = artefact.plan
+    if artefact.form == "graph" and inputs is not None:
+        plan = replace(plan, attributes=())  # graphs of other versions of torch name them otherwise; they follow anew
+    complaints = list(plan_complaints(model, plan))
     if not complaints:
         try:
-            small = compact(model, artefact.plan)
+            small = compact(model, plan, form=artefact.form, example_inputs=inputs)
         except SecateurError as error:
             complaints, cause = [str(error)], error
         else:

@@ -44,6 +44,7 @@ class Artefact:
     Attributes:
         plan: What was removed; empty where the model is dense.
         model: Module and name of the model's class, for people to read.
+        form: "module", or "graph" for the graph form of a model of that class.
         tensors: What the weights file holds, by name in the state dict; tied tensors under their first name.
         ties: For each further name of a tied tensor, the name that it is stored under.
         weights: The weights file.
@@ -54,6 +55,7 @@ class Artefact:
 
     plan: Plan
     model: str
+    form: str
     tensors: Mapping[str, StoredTensor]
     ties: Mapping[str, str]
     weights: WeightsFile
@@ -74,6 +76,7 @@ class Artefact:
             "secateur": self.secateur,
             "torch": self.torch,
             "model": self.model,
+            "form": self.form,
             "plan": json.loads(self.plan.to_json()),
             "tensors": {name: asdict(tensor) for name, tensor in self.tensors.items()},
             "ties": dict(self.ties),
@@ -101,6 +104,7 @@ class Artefact:
             return cls(
                 plan=Plan.from_data(content["plan"]),
                 model=str(content["model"]),
+                form=_form(content.get("form", "module")),
                 tensors={str(name): _stored(tensor) for name, tensor in content["tensors"].items()},
                 ties=_ties(content["ties"], content["tensors"]),
                 weights=_weights(content["weights"]),
@@ -142,6 +146,12 @@ def _stored(data: Mapping[str, Any]) -> StoredTensor:
     if min(shape, default=0) < 0:
         raise ValueError(f"a shape of {shape}")
     return StoredTensor(str(data["dtype"]), shape)
+
+
+def _form(data: object) -> str:
+    if data not in ("module", "graph"):
+        raise ValueError(f"a form of {data!r}")
+    return str(data)
 
 
 def _ties(data: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, str]:

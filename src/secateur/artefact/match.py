@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from secateur.artefact.manifest import Artefact
 from secateur.axes import AttributeChange, Plan
 from secateur.errors import ArtefactError
+from secateur.torch.graph import graph_of
 
 
 def storable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -85,8 +86,8 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def class_name(model: nn.Module) -> str:
-    """Module and name of the model's class."""
-    return f"{type(model).__module__}.{type(model).__qualname__}"
+    """Module and name of the model's class; of a graph form, those of the model that it is the graph of."""
+    return graph_of(model) or f"{type(model).__module__}.{type(model).__qualname__}"
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -30,6 +30,7 @@ class Run:
         limits: What must hold of them besides, or the framework refuses the layer.
         opened: Paths of fused modules that were opened.
         spared: For a tensor's name, the dims along which masking leaves it as it is, because its norm divides something.
+        results: The dims of whatever else the frontend wants to know the size of; None where it does not know them itself.
     """
 
     labels: Labels = field(default_factory=Labels)
@@ -40,6 +41,7 @@ class Run:
     limits: list[Comparison] = field(default_factory=list)
     opened: tuple[str, ...] = ()
     spared: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    results: list[Dims | None] = field(default_factory=list)
 
 
 def build_network(run: Run) -> Network:
@@ -95,6 +97,7 @@ class _Classes:
             limits=tuple(self.limits),
             opened=self.run.opened,
             spared=self.run.spared,
+            results=tuple(None if dims is None else tuple(map(self._units, dims)) for dims in self.run.results),
         )
 
     def _groups(self) -> list[Integers]:

@@ -4,7 +4,7 @@ Plain data: strings and integer arrays. A frontend fills it (`secateur.axes.buil
 a choice of units into a `Plan`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -92,6 +92,7 @@ class Network:
         limits: What must hold of widths besides, or the framework refuses the layer.
         opened: Paths of fused modules that were opened to be watched.
         spared: For a tensor's name, the dims along which masking must not zero it, because its norm divides something.
+        results: Results of operators that the frontend asks about, each dim as in `dims`; None for one it knows nothing of.
     """
 
     axes: tuple[Axis, ...]
@@ -104,6 +105,7 @@ class Network:
     limits: tuple[Comparison, ...] = field(repr=False, default=())
     opened: tuple[str, ...] = field(repr=False, default=())
     spared: Mapping[str, tuple[int, ...]] = field(repr=False, default_factory=dict)
+    results: tuple[tuple[Integers | None, ...] | None, ...] = field(repr=False, default=())
 
     @cached_property
     def unit_count(self) -> int:
@@ -168,6 +170,27 @@ class Network:
         for name, units in kept.items():
             mask[self.unit_range(name)] = self._mask(name, units)
         return self.plan_from_mask(mask)
+
+    def plan_from_tensors(self, cuts: Iterable[TensorCut]) -> Plan:
+        """The plan that cuts these tensors in this way: that of the same network in another form.
+
+        Raises:
+            PlanError: No choice of units cuts them so.
+            AttributeFollowError: As `plan`.
+        """
+        wanted = {cut.name: cut for cut in cuts}
+        stays = np.zeros(self.unit_count + 1, dtype=bool)  # the last is that of -1
+        for name, units_by_dim in self.dims.items():
+            positions = wanted[name].kept if name in wanted else (None,) * len(units_by_dim)
+            for units, kept in zip(units_by_dim, positions, strict=True):
+                if units is not None:
+                    stays[units if kept is None else units[:, list(kept)]] = True
+        plan = self.plan_from_mask(stays[:-1])
+        if {cut.name: cut.kept for cut in plan.tensors} != {name: cut.kept for name, cut in wanted.items()}:
+            raise PlanError(
+                "the plan removes what cannot go together here; trace the model in this form, and plan anew"
+            )
+        return plan
 
     def plan_from_mask(self, mask: NDArray[np.bool_]) -> Plan:
         """The plan that keeps the units where `mask[unit]`, over all units, is true."""

@@ -22,6 +22,7 @@ from secateur.cli.progress import Stages
 from secateur.cli.run import run_job
 from secateur.report import RECORD, RunRecord, write
 from secateur.torch import trace
+from secateur.torch.graph import in_form
 
 MODEL = "module:factory, path/file.py:factory, timm/NAME, torchvision/NAME or hf/FOLDER"
 PIPED_WIDTH = 120
@@ -100,6 +101,7 @@ def demo(
 def inspect(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="The model.")],
     inputs: Input = None,
+    form: Annotated[str, typer.Option(help="module, or graph: what can be pruned of its graph form.")] = "module",
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -109,7 +111,7 @@ def inspect(
         with stages.stage("load"):
             subject = load_model(model, inputs=tuple(inputs or ()))
         with stages.stage("trace"):
-            network = trace(subject.model, subject.inputs)
+            network = trace(in_form(subject.model, form, subject.inputs), subject.inputs)
         return Inspection.of(subject.name, network)
 
     _run(work, as_json, debug, lasting=False)

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -85,6 +85,8 @@ class Job(_Table):
     score: Named | None = None
     allocation: Named = Choice(name="global")
     multiple_of: int = 1
+    form: Literal["module", "graph"] = "module"
+    export: bool = False
     exclude: tuple[str, ...] = Field(default=(), strict=False)
     compensation: tuple[str, ...] | None = Field(default=None, strict=False)
     recovery: Recovery | None = None

@@ -13,7 +13,7 @@ from rich.text import Text
 from torch import nn
 
 import secateur as sc
-from secateur import report
+from secateur import artefact, report
 from secateur.cli import choices
 from secateur.cli.data import Data, load_data
 from secateur.cli.job import Job, JobFile, Recovery
@@ -26,6 +26,8 @@ from secateur.report import RunRecord, comparison_table
 from secateur.report.quantity import quantity
 from secateur.report.summary import summary
 from secateur.train.objective import to_device
+
+PROGRAM = "model.pt2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,9 @@ class Outcome:
 
     def __rich__(self) -> RenderableType:
         """What a terminal shows."""
-        proofs = ", ".join(f"{proof.name} {proof.value:.0e}" for proof in self.record.proofs)
+        proofs = ", ".join(
+            f"{proof.name} {proof.value:.0e}" if proof.tolerance else proof.name for proof in self.record.proofs
+        )
         return Group(
             "",
             *(Text(sentence) for sentence in summary(self.record)),
@@ -104,6 +108,9 @@ def run_job(file: JobFile, stages: Stages) -> Outcome:
             record = _completed(result.report, file)
             sc.save(result.model, output, result.plan)
             page = report.write(record, output)
+            (output / PROGRAM).unlink(missing_ok=True)  # that of an earlier run
+            if job.export:
+                artefact.export(result.model, output / PROGRAM, result.network.inputs)
     return Outcome(result.model, record, output, page)
 
 
@@ -119,6 +126,7 @@ def _choices(job: Job, folder: Path) -> dict[str, Any]:
         "allocation": allocation,
         "exclude": exclude,
         "multiple_of": multiple_of,
+        "form": job.form,
         "recover": _recovery(job.recovery, job.seed, folder) if job.recovery else None,
         "seed": job.seed,
         "measure": job.measure,

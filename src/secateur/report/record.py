@@ -96,9 +96,9 @@ class Proof:
     """One proof that was run on the result.
 
     Attributes:
-        name: Which: `permutation`, `zero = prune`, `shape`.
-        value: The error that was measured.
-        tolerance: The largest error that is allowed.
+        name: Which: `permutation`, `zero = prune`, `same operators`.
+        value: The error that was measured; 0 where there is nothing to measure.
+        tolerance: The largest error that is allowed; 0 where there is nothing to measure.
         passed: Whether it held.
         detail: What was done, in a sentence.
     """

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from secateur.axes import Plan, TensorCut
 from secateur.errors import ModelError, PlanError
 from secateur.torch.attention import close_nested_paths, open_module
+from secateur.torch.capture import Inputs, trace
+from secateur.torch.graph import in_form
 from secateur.torch.layers import refresh_layer_sizes
 from secateur.torch.replicate import replicate
 
@@ -17,7 +19,14 @@ _PLAN = "secateur_plan"
 _MASK = "secateur_mask"
 
 
-def compact(model: nn.Module, plan: Plan, optimizer: torch.optim.Optimizer | None = None) -> nn.Module:
+def compact(
+    model: nn.Module,
+    plan: Plan,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    form: str = "module",
+    example_inputs: Inputs | None = None,
+) -> nn.Module:
     """Apply a plan physically: a new module of the same class with smaller tensors.
 
     Args:
@@ -25,13 +34,16 @@ def compact(model: nn.Module, plan: Plan, optimizer: torch.optim.Optimizer | Non
         plan: What stays.
         optimizer: An optimiser over the parameters of `model`. It is re-pointed, in place, at the parameters of the result, with
             its state (moments) cut alike, so that training goes on.
+        form: "module", or "graph" for the smaller model in graph form (see `as_graph`).
+        example_inputs: As for `trace`. With them the plan for a graph form may be one for the model itself.
 
     Returns:
         The smaller model, in the same mode, on the same device, with the same dtypes, hooks, tied weights and gradient flags.
 
     Raises:
-        ModelError: The plan is for another model.
-        PlanError: The optimiser keeps a state that cannot be cut.
+        ModelError: The plan is for another model, or the form is none.
+        CaptureError: The model has no graph form.
+        PlanError: The optimiser keeps a state that cannot be cut, or is for another form of the model.
 
     Example:
         >>> import torch, secateur as sc
@@ -40,6 +52,11 @@ def compact(model: nn.Module, plan: Plan, optimizer: torch.optim.Optimizer | Non
         >>> sc.compact(model, plan)[0].weight.shape
         torch.Size([3, 4])
     """
+    graph = in_form(model, form, example_inputs)
+    if form == "graph" and example_inputs is not None:
+        if optimizer is not None and graph is not model:
+            raise PlanError("the optimiser trains the model, not its graph form; make one for as_graph(model, inputs)")
+        return compact(graph, trace(graph, example_inputs).plan_from_tensors(plan.tensors), optimizer)
     cuts = _cuts_by_tensor(model, plan)
     replaced: dict[int, Tensor] = {}
 

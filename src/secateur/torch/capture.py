@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -18,6 +18,7 @@ from secateur.errors import CaptureError, DataError, ModelError, SecateurError
 from secateur.torch.attention import open_attention
 from secateur.torch.layers import limit_layer_sizes
 from secateur.torch.leaks import Created
+from secateur.torch.operators import Operator, Recording, WholeFunctions, operator_of
 from secateur.torch.places import line_of
 from secateur.torch.recorder import INPUT, Recorder
 from secateur.torch.replicate import replicate
@@ -72,12 +73,17 @@ def trace(model: nn.Module, example_inputs: Inputs) -> TracedNetwork:
         >>> axis.name, axis.size
         ('0', 8)
     """
+    return watched(model, example_inputs, None)
+
+
+def watched(model: nn.Module, example_inputs: Inputs, recording: Recording | None) -> TracedNetwork:
+    """As `trace`; the operators are written down in `recording`, where one is given."""
     _check_model(model)
     if not tensors_in(example_inputs):
         raise DataError(f"example_inputs holds no tensor: {type(example_inputs).__name__}; pass what model(...) takes")
     created, reason = Created(), ""
     try:
-        network = _watch(model, example_inputs, created, meta=True)
+        network = _watch(model, example_inputs, created, recording, meta=True)
     except _NeedsValuesError as error:
         reason = str(error)
     created.recall()
@@ -87,7 +93,10 @@ def trace(model: nn.Module, example_inputs: Inputs) -> TracedNetwork:
                 f"{type(model).__name__} looks at values while it runs ({reason}), but its parameters are on the meta device; "
                 "materialise them first, for example model.to_empty(device='cpu')"
             )
-        network = _watch(model, example_inputs, created, meta=False)
+        if recording is not None:
+            recording.has_values = True
+            recording.steps.clear()
+        network = _watch(model, example_inputs, created, recording, meta=False)
     parts = {f.name: getattr(network, f.name) for f in fields(Network)}
     return TracedNetwork(**parts, model=model, inputs=example_inputs)
 
@@ -112,23 +121,31 @@ class _NeedsValuesError(Exception):
     """The run on meta tensors failed: probably because the code looked at a value."""
 
 
-def _watch(model: nn.Module, inputs: Inputs, created: Created, meta: bool) -> Network:
-    """Run a copy of the model under observation."""
-    copy = replicate(model, _to_meta if meta else lambda tensor: tensor.detach().clone())
-    copy.eval()
+def prepared(model: nn.Module, inputs: Inputs, meta: bool) -> tuple[nn.Module, list[str], Inputs, KnownValues | None]:
+    """A copy of a model to be watched, the attentions that were opened in it, and its inputs."""
+    convert = _to_meta if meta else lambda tensor: tensor.detach().clone()
+    copy = replicate(model, convert).eval()
     opened = open_attention(copy)
+    moved = pytree.tree_map_only(Tensor, convert, inputs)
+    values = KnownValues() if meta else None
+    for leaf, real in zip(pytree.tree_leaves(moved), pytree.tree_leaves(inputs), strict=True):
+        if isinstance(leaf, Tensor) and values is not None:
+            values.learn(leaf, real)
+    return copy, opened, moved, values
+
+
+def _watch(model: nn.Module, inputs: Inputs, created: Created, recording: Recording | None, meta: bool) -> Network:
+    """Run a copy of the model under observation."""
+    copy, opened, moved, values = prepared(model, inputs, meta)
     recorder = Recorder(_state(copy), {id(module): path for path, module in copy.named_modules()})
     recorder.run.opened = tuple(opened)
     remember_attributes(copy, recorder.tracker)
-    moved = pytree.tree_map_only(Tensor, _to_meta if meta else lambda t: t.detach().clone(), inputs)
-    values = KnownValues() if meta else None
-    for leaf, real in zip(pytree.tree_leaves(moved), pytree.tree_leaves(inputs), strict=True):
+    for leaf in pytree.tree_leaves(moved):
         if isinstance(leaf, Tensor):
             recorder.learn(leaf, tuple(ONE if n == 1 else INPUT for n in leaf.shape), zero=False)
-            if values is not None:
-                values.learn(leaf, real)
-    watch = _Watch(recorder, values, {id(tensor) for tensor in _state(model).values()}, created)
+    watch = _Watch(recorder, values, {id(tensor) for tensor in _state(model).values()}, created, recording)
     _freeze_output(recorder, _run(copy, moved, watch), model)
+    watch.recording = None
     limit_layer_sizes(copy, recorder)
     if any(not recorder.was_read(parameter) for parameter in copy.parameters()):
         _watch_training(copy, moved, watch)
@@ -163,7 +180,8 @@ def _watch_training(model: nn.Module, inputs: Inputs, watch: "_Watch") -> None:
 
 def _run(model: nn.Module, inputs: Inputs, watch: "_Watch") -> Any:
     try:
-        with torch.no_grad(), open_paths(), watch, watch.recorder.sizes:
+        whole = nullcontext() if watch.recording is None else watch.whole
+        with torch.no_grad(), open_paths(), watch, whole, watch.recorder.sizes:
             return call(model, inputs)
     except SecateurError:
         raise
@@ -190,9 +208,17 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Shows the recorder each operator as it passes."""
 
-    def __init__(self, recorder: Recorder, values: KnownValues | None, originals: set[int], created: Created) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        values: KnownValues | None,
+        originals: set[int],
+        created: Created,
+        recording: Recording | None,
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.recorder, self.values, self.originals, self.created = recorder, values, originals, created
+        self.recording, self.whole = recording, WholeFunctions(self._record)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -204,7 +230,15 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         out = func(*args, **kwargs) if self.values is None else self.values.run(func, args, kwargs)
         self.created.add(out)
         apply(self.recorder, func, args, kwargs, out)
+        if self.recording is not None and not self.whole.inside:
+            operator = operator_of(func, args, kwargs, out)
+            if operator is not None:
+                self._record(operator, out)
         return out
+
+    def _record(self, operator: Operator, out: Any) -> None:
+        if self.recording is not None:
+            self.recording.add(self.recorder, operator, out)
 
 
 @contextmanager

@@ -84,6 +84,11 @@ class Recorder:
         known = self._known.get(id(tensor))
         return known[1] if known else tuple(ONE if n == 1 else CONSTANT for n in tensor.shape)
 
+    def known(self, tensor: Tensor) -> Dims | None:
+        """What each dim of `tensor` stands for, where a rule has said so."""
+        known = self._known.get(id(tensor))
+        return known[1] if known else None
+
     def zero(self, tensor: Tensor) -> bool:
         """Whether removed positions of `tensor` are zero in the masked model."""
         known = self._known.get(id(tensor))

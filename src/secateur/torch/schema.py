@@ -1,6 +1,7 @@
 """What the schema of an ATen operator says, read once: torch builds those objects anew whenever it is asked."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,6 +17,20 @@ _UNTAGGED = frozenset(
 )
 """Element-wise operators that torch 2.13 does not tag as such."""
 
+_NUMBERS = {
+    "convolution": frozenset({"stride", "padding", "dilation", "output_padding"}),
+    "embedding": frozenset({"padding_idx"}),
+    "roll": frozenset({"shifts"}),
+    "select": frozenset({"index"}),
+    "tril": frozenset({"diagonal"}),
+    "triu": frozenset({"diagonal"}),
+    "unfold": frozenset({"size", "step"}),
+}
+"""Arguments that may be symbolic in torch, and are no sizes."""
+
+_COUNTS = {"native_group_norm": frozenset({"group"})}
+"""Arguments that may not be symbolic, and are how many of something there are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Schema:
@@ -30,6 +45,7 @@ class Schema:
         results: How many results it has.
         pointwise: It works element by element; an in-place operator counts as what it does out of place.
         seeded: Its result is random.
+        sizes: The names of the arguments that are sizes.
     """
 
     name: str
@@ -40,6 +56,7 @@ class Schema:
     results: int
     pointwise: bool
     seeded: bool
+    sizes: frozenset[str]
 
     @property
     def pure(self) -> bool:
@@ -62,7 +79,21 @@ def schema_of(func: OpOverload) -> Schema:
         results=len(func._schema.returns),
         pointwise=_is_pointwise(func),
         seeded=torch.Tag.nondeterministic_seeded in func.tags,
+        sizes=_sizes_of(func),
     )
+
+
+def _sizes_of(func: OpOverload) -> frozenset[str]:
+    """Torch lets the arguments be symbolic that are sizes, but for a few."""
+    name = func._schema.name.removeprefix("aten::")
+    symbolic = frozenset(re.findall(r"SymInt\S* (\w+)", str(func._schema)))
+    return (symbolic - _NUMBERS.get(name, frozenset())) | _COUNTS.get(name, frozenset())
+
+
+def bound(func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The call's arguments by the operator's own names, with defaults filled in."""
+    schema = schema_of(func)
+    return {**schema.defaults, **dict(zip(schema.arguments, args, strict=False)), **kwargs}
 
 
 def _is_pointwise(func: OpOverload) -> bool:

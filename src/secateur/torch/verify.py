@@ -14,9 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.axes import Axis, Integers, Network, Plan
 from secateur.errors import SecateurError, VerificationError
 from secateur.torch.apply import compact, mask, state_of
-from secateur.torch.capture import Inputs, TracedNetwork, call, trace
+from secateur.torch.capture import Inputs, TracedNetwork, call, watched
+from secateur.torch.operators import Recording
 from secateur.torch.places import line_of
 from secateur.torch.replicate import replicate
+from secateur.torch.rerun import check_operators, predicted_shapes
 from secateur.torch.structure import tensors_in
 
 TOLERANCE = {
@@ -39,6 +41,7 @@ class Proof:
         tolerance: What both had to stay below.
         dtype: What it was computed in.
         shapes: The number of tensors whose shape was predicted and found.
+        operators: The number of operators that the compact model was found to run as the dense one does.
     """
 
     permutation: float
@@ -46,14 +49,16 @@ class Proof:
     tolerance: float
     dtype: str
     shapes: int
+    operators: int
 
 
 def verify(model: nn.Module, plan: Plan, example_inputs: Inputs, *, seed: int = 0) -> Proof:
     """Check a plan on the model itself.
 
-    Three proofs: the plan cuts every slot of its axes (*shape*); permuting every axis leaves the output as it is
-    (*permutation*); and on exact axes the compact model equals the masked one (*zero = prune*). They run in float64 where the
-    model allows it.
+    Four proofs: the plan cuts every slot of its axes (*shape*); the compact model runs the operators of the dense one, with the
+    same numbers, and results of the predicted shapes (*same operators*); permuting every axis leaves the output as it is
+    (*permutation*); and on exact axes the compact model equals the masked one (*zero = prune*). The last two run in float64
+    where the model allows it.
 
     Args:
         model: The dense model; not changed.
@@ -75,16 +80,20 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Inputs, *, seed: int = 
         >>> sc.verify(model, plan, inputs).zero_is_prune < 1e-9
         True
     """
-    network = trace(model, example_inputs)
+    recording = Recording()
+    network = watched(model, example_inputs, recording)
     shapes = _check_slots(network, plan)
     small = compact(model, plan)
     _check_shapes(small, plan)
+    predicted = predicted_shapes(network, recording, plan)
     if any(tensor.is_meta for tensor in state_of(model).values()):
         _run(small, pytree.tree_map_only(Tensor, lambda t: t.to("meta"), example_inputs), "the compact model")
-        return Proof(nan, nan, nan, "meta", shapes)
+        operators = check_operators(recording, predicted, small, example_inputs)
+        return Proof(nan, nan, nan, "meta", shapes, operators)
     exact_model, inputs, dtype = _in_float64(model, example_inputs)
     tolerance = TOLERANCE[dtype]
     _run(small, example_inputs, "the compact model")
+    operators = check_operators(recording, predicted, small, example_inputs)
     _check_deterministic(exact_model, inputs, tolerance)
     permutation = permutation_error(exact_model, network, inputs, seed)
     if not permutation <= tolerance:
@@ -92,7 +101,7 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Inputs, *, seed: int = 
     difference = zero_is_prune_error(exact_model, network, plan, inputs)
     if not difference <= tolerance:
         raise VerificationError(_blame_plan(exact_model, network, plan, inputs, difference, tolerance))
-    return Proof(permutation, difference, tolerance, str(dtype).removeprefix("torch."), shapes)
+    return Proof(permutation, difference, tolerance, str(dtype).removeprefix("torch."), shapes, operators)
 
 
 def permutation_error(

@@ -11,7 +11,7 @@ from secateur.axes import ONE, Dims
 from secateur.torch.recorder import CONSTANT, Recorder
 from secateur.torch.rules.pointwise import at_zero, broadcast
 from secateur.torch.rules.registry import RULES, Entry, Result, fixed_dims
-from secateur.torch.schema import operands, schema_of
+from secateur.torch.schema import bound, operands, schema_of
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: d
     schema = schema_of(func)
     name = schema.name
     recorder.begin(name)
-    arguments = _bound(func, args, kwargs)
+    arguments = bound(func, args, kwargs)
     tensors = operands(arguments.values())
     for tensor in tensors:
         recorder.used(tensor)
@@ -53,12 +53,6 @@ def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: d
         logger.debug("the rule of %s failed", func._schema.name, exc_info=True)
         _unknown(recorder, f"{func._schema.name} is used in a way its rule does not know ({error})", tensors, out)
     _remember_memory(recorder, func, arguments, out)
-
-
-def _bound(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The call's arguments by the operator's own names, with defaults filled in."""
-    schema = schema_of(func)
-    return {**schema.defaults, **dict(zip(schema.arguments, args, strict=False)), **kwargs}
 
 
 def _by_rule(recorder: Recorder, entry: Entry, arguments: dict[str, Any], tensors: Sequence[Tensor], out: Any) -> None:

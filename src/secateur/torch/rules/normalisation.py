@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from secateur.axes import ONE, Dims, Fixed
+from secateur.axes import ONE, Dim, Dims
 from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import rule
 
@@ -55,6 +55,7 @@ def group_norm(
 ) -> list[Dims]:
     """Input `[n, groups * i, ...]`: a statistic within each group, so groups must stay equally large."""
     dims, groups = recorder.dims(input), int(a["group"] if "group" in a else a["num_groups"])
+    group: Dim = ONE
     within = dims[1]
     if groups > 1:
         sizes = (groups, input.shape[1] // groups)
@@ -65,8 +66,7 @@ def group_norm(
         if other is not None:
             recorder.labels.tie(dims[1], recorder.dims(other)[0], recorder.reason("tied"))
     recorder.result_zero = _affine_zero(recorder, weight, bias)
-    fixed = Fixed(recorder.reason("the statistics of a group norm"))
-    return [dims, *(tuple(fixed for _ in t.shape) for t in (out[1:] if isinstance(out, tuple) else ()))]
+    return [dims, *((dims[0], group) for _ in (out[1:] if isinstance(out, tuple) else ()))]
 
 
 @rule("_softmax", "_log_softmax", "_safe_softmax", "softmax", "log_softmax")
