@@ -257,7 +257,7 @@ def series(sizes: Sizes) -> Inputs:
     future = sizes("prediction_length", 8)
     past = sizes("context_length", 8) + max(sizes.entry("lags_sequence") or [0])
     channels = sizes("input_size num_input_channels", 1)
-    shape = (past, channels) if channels > 1 else (past,)
+    shape = (past, channels) if channels > 1 or sizes.entry("num_input_channels") else (past,)
     features = sizes("num_time_features", 0)
     horizon = sizes("num_frames", TOKENS)
     return {
