@@ -44,7 +44,7 @@ NUMBERS: Mapping[str, Any] = {
     STACKS: None,
     r"(period|interval|every_n|sparse_step)": lambda n, _: min(n, 2),
     r"first_k_dense|(layer|period)_offset$": lambda n, _: min(n, 1),
-    r"^(image|img|max_image|pretrain_image)_size$": lambda n, _: n // 4 if n >= 512 and n % 4 == 0 else n,
+    r"^(image|img|max_image|pretrain_image)_size$": lambda n, _: n // 4 if n >= 512 and n % 128 == 0 else n,
     r"^image_embedding_size$": lambda n, _: n // 4 or n,
     r"tokens_per_image": lambda n, _: n // 16 or n,
     r"experts_per_tok|moe_(top_?)?k$|num_selected_experts": lambda n, _: min(n, CHOSEN),
@@ -118,7 +118,7 @@ def scales(architecture: str) -> list[Scale]:
     narrow = [d for d in good if all(n % (4 * d) == 0 and n // d >= WIDTH // 2 for n in heads)]
     best = [Scale(divisor, kind) for divisor in good for kind in (True, False) if divisor in narrow or not kind]
     rest = [Scale(divisor, kind) for divisor in (*MORE, *reversed(DIVISORS)) for kind in (True, False)]
-    return [*best, *(scale for scale in rest if scale not in best), Scale(good[0], True, MANY)]
+    return [*best[:2], Scale(good[0], True, MANY), *best[2:], *(scale for scale in rest if scale not in best)]
 
 
 def _widths(entries: Any, within_heads: bool) -> Iterator[int]:

@@ -208,6 +208,11 @@ def frames_first(sizes: Sizes) -> Inputs:
     }
 
 
+def frames_of(count: int) -> Maker:
+    """Frames of a number of bins that no configuration says."""
+    return lambda _: heard(torch.rand(1, FRAMES, count), FRAMES)
+
+
 def plane_of_sound(sizes: Sizes) -> Inputs:
     """A spectrogram as an image."""
     frames = sizes("max_length", 1001, "audio")
@@ -252,7 +257,7 @@ def series(sizes: Sizes) -> Inputs:
     future = sizes("prediction_length", 8)
     past = sizes("context_length", 8) + max(sizes.entry("lags_sequence") or [0])
     channels = sizes("input_size num_input_channels", 1)
-    shape = (past, channels) if channels > 1 else (past,)
+    shape = (past, channels) if channels > 1 or sizes.entry("num_input_channels") else (past,)
     features = sizes("num_time_features", 0)
     horizon = sizes("num_frames", TOKENS)
     return {
@@ -285,7 +290,7 @@ def token_of(sizes: Sizes, kind: str) -> Any:
 
 
 SIGHTS: tuple[Maker, ...] = (plane, sized, row, squares, patches, clip, tiles, nothing)
-SOUNDS: tuple[Maker, ...] = (bins_first, frames_first, plane_of_sound)
+SOUNDS: tuple[Maker, ...] = (bins_first, frames_first, plane_of_sound, *map(frames_of, (128, 160, 320)))
 ANSWERS: tuple[Maker, ...] = (tokens_out, codes_out, frames_out)
 
 
