@@ -125,6 +125,7 @@ def _watch(model: nn.Module, inputs: Inputs, created: Created, meta: bool) -> Ne
     for leaf, real in zip(pytree.tree_leaves(moved), pytree.tree_leaves(inputs), strict=True):
         if isinstance(leaf, Tensor):
             recorder.learn(leaf, tuple(ONE if n == 1 else INPUT for n in leaf.shape), zero=False)
+            recorder.roles.input(leaf)
             if values is not None:
                 values.learn(leaf, real)
     watch = _Watch(recorder, values, {id(tensor) for tensor in _state(model).values()}, created)

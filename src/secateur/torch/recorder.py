@@ -28,6 +28,7 @@ from secateur.axes import (
 from secateur.axes.sizes import attributes_of, evaluate, widths_of
 from secateur.torch.places import running
 from secateur.torch.provenance import WatchSizes
+from secateur.torch.roles import Roles
 from secateur.torch.size import Tracker
 
 CONSTANT = Fixed(Reason("a constant of the code"))
@@ -58,6 +59,7 @@ class Recorder:
         self._read: set[int] = set()
         self.tracker = Tracker(self._value_used, self._compared)
         self.sizes = WatchSizes(self.dims, self._before_call, self._after_call, self.tracker)
+        self.roles = Roles(self.labels, self._root_of, lambda: self.sizes.name)
         for name, tensor in state.items():
             dims = tuple(self.labels.fresh(n) for n in tensor.shape)
             parameter = isinstance(tensor, nn.Parameter)
@@ -87,15 +89,15 @@ class Recorder:
     def zero(self, tensor: Tensor) -> bool:
         """Whether removed positions of `tensor` are zero in the masked model."""
         known = self._known.get(id(tensor))
-        return bool(known and known[2]) and self._root.get(id(tensor), id(tensor)) not in self._not_zero
+        return bool(known and known[2]) and self._root_of(tensor) not in self._not_zero
 
     def shares(self, view: Tensor, base: Tensor) -> None:
         """`view` lies in the memory of `base`."""
-        self._root[id(view)] = self._root.get(id(base), id(base))
+        self._root[id(view)] = self._root_of(base)
 
     def written(self, tensor: Tensor) -> None:
         """Something that need not be zero was written to the memory of `tensor`."""
-        self._not_zero.add(self._root.get(id(tensor), id(tensor)))
+        self._not_zero.add(self._root_of(tensor))
 
     def was_read(self, tensor: Tensor) -> bool:
         """Whether some operator met the tensor."""
@@ -177,6 +179,10 @@ class Recorder:
             for dim in self.dims(tensor):
                 self.labels.freeze(dim, reason)
         return reason
+
+    def _root_of(self, tensor: Tensor) -> int:
+        """A number for the memory that a tensor lies in."""
+        return self._root.get(id(tensor), id(tensor))
 
     def _value_used(self, expression: Expression) -> None:
         """Only the value counts here: a width stays, and what is made of several sizes comes out as before."""
