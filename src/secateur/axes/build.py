@@ -69,6 +69,8 @@ class _Classes:
 
     def settle(self) -> None:
         """Number the free classes as units, axis by axis, and freeze axes whose sizes the code cannot follow, till none is."""
+        followed = set().union(*(attributes_of(use.expression) for use in self.run.uses))
+        asked = [c for c in self.run.comparisons if _dims_of(c) or not followed.isdisjoint(_attributes_of(c))]
         while True:
             self.groups = self._groups()
             self.unit_of = np.full(len(self.reason_of), CONSTANT, dtype=np.int64)
@@ -78,7 +80,7 @@ class _Classes:
                 start += group.shape[1]
             self._translated: dict[tuple[bool, int], Integers | None] = {}
             self.uses = [SizeUse(self._expression(u.expression), self._whole(u.dim), u.where) for u in self.run.uses]
-            self.comparisons = self._compared(self.run.comparisons)
+            self.comparisons = self._compared(asked)
             self.limits = self._compared(self.run.limits)
             if not self._freeze_what_cannot_follow():
                 return

@@ -61,7 +61,7 @@ class Labels:
     frozen: list[tuple[Integers, Reason]] = field(default_factory=list)
     normalised: list[Integers] = field(default_factory=list)
     contexts: dict[int, Integers] = field(default_factory=dict)
-    roles: dict[tuple[Role, tuple[bool, int]], Integers] = field(default_factory=dict)
+    roles: dict[tuple[bool, int], tuple[Integers, Role]] = field(default_factory=dict)
     blocks: Blocks = field(default_factory=Blocks)
     _splits: dict[tuple[int, tuple[int, ...]], tuple[Integers, Dims]] = field(default_factory=dict)
 
@@ -131,7 +131,9 @@ class Labels:
     def mark(self, role: Role, dim: Dim) -> None:
         """This dim plays such a part in an operator."""
         if isinstance(dim, np.ndarray):
-            self.roles.setdefault((role, self.blocks.key(dim)), dim)
+            key = self.blocks.key(dim)
+            first, others = self.roles.get(key, (dim, role))
+            self.roles[key] = first, others | role
 
     def concatenate(self, dims: Sequence[Dim], sizes: Sequence[int]) -> Dim:
         """The dim that lines up `dims` (of `sizes` positions) one after the other."""
@@ -232,7 +234,7 @@ class Labels:
             frozen=[(places[frozen], reason) for frozen, reason in self.frozen],
             normalised=[places[crossed] for crossed in self.normalised],
             contexts=self._united_contexts(places),
-            roles={key: places[dim] for key, dim in self.roles.items()},
+            roles={key: (places[dim], role) for key, (dim, role) in self.roles.items()},
         ), places
 
     def _united_contexts(self, places: Integers) -> dict[int, Integers]:

@@ -59,14 +59,15 @@ def solve(run: Labels) -> Solution:
     """Unify all ties and definitions of a run."""
     labels, places = run.united()
     primitive = _Solver(labels).primitive()
+    consists = np.append(primitive, np.full((len(primitive), 1), CONSTANT), axis=1)
     return Solution(
         places=places,
-        consists=np.append(primitive, np.full((len(primitive), 1), CONSTANT), axis=1),
+        consists=consists,
         frozen=tuple(reason for _, reason in labels.frozen),
         reasons=_frozen_classes(labels, primitive),
         exact=_exact_classes(labels, primitive),
         signature=_signatures(labels, primitive),
-        roles=_roles(labels, primitive),
+        roles=_roles(labels, consists),
     )
 
 
@@ -334,18 +335,18 @@ def _exact_classes(labels: Labels, primitive: Integers) -> np.ndarray:
     return exact
 
 
-def _roles(labels: Labels, primitive: Integers) -> Integers:
+def _roles(labels: Labels, consists: Integers) -> Integers:
     """The parts that each class plays; the factors of a composite play most of its parts."""
-    expanded = np.append(primitive, np.full((len(primitive), 1), CONSTANT), axis=1)
     roles = np.zeros(labels.count + 1, dtype=np.int64)  # the last is that of CONSTANT
     batches = []
-    for (role, _), dim in labels.roles.items():
-        classes = expanded[:, dim].reshape(-1, dim.shape[1])
-        if role in WHOLE:
-            classes = classes[:, (classes != CONSTANT).sum(axis=0) == 1]
-        if role is Role.BATCH:
+    for dim, played in labels.roles.values():
+        classes = consists[:, dim].reshape(-1, dim.shape[1])
+        if inherited := played & ~WHOLE:
+            roles[classes] |= inherited.value
+        if own := played & WHOLE:
+            roles[classes[:, (classes != CONSTANT).sum(axis=0) == 1]] |= own.value
+        if Role.BATCH in played:
             batches.append(classes)
-        roles[classes] |= role.value
     for classes in batches:
         repeated = (roles[classes] & Role.REPEATED.value != 0) & (classes != CONSTANT)
         roles[classes[~repeated & repeated.any(axis=0)]] |= Role.SHARED.value

@@ -109,11 +109,11 @@ class Recorder:
 
     def begin(self, operator: str) -> None:
         """The next operator passes."""
-        self.operator, self.result_zero, self._where = operator, None, None
+        self.operator, self.result_zero = operator, None
 
     def where(self) -> str:
-        """The line of the user's code, and the module, that are running now; looked up once for each operator."""
-        if self._where is None:
+        """The line of the user's code, and the module, that are running now; looked up once for each call into torch."""
+        if self._where is None or not self.sizes.frames:
             self._where = running(self.paths)
         return self._where
 
@@ -186,7 +186,6 @@ class Recorder:
 
     def _value_used(self, expression: Expression) -> None:
         """Only the value counts here: a width stays, and what is made of several sizes comes out as before."""
-        self._where = None
         if isinstance(expression, Width):
             self.labels.freeze(expression.dim, self.reason("the code computes with this size as a number"))
         else:
@@ -194,7 +193,6 @@ class Recorder:
 
     def _compared(self, symbol: str, left: Expression, right: Expression, outcome: bool) -> None:
         """A check that a dim has the size an attribute says is an equation; any other comparison must keep its outcome."""
-        self._where = None
         equal = outcome if symbol == "==" else not outcome if symbol == "!=" else False
         for width, other in ((left, right), (right, left)):
             if equal and isinstance(width, Width) and attributes_of(other) and not any(True for _ in widths_of(other)):
