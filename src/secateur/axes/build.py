@@ -13,7 +13,7 @@ from secateur.axes.labels import CONSTANT, Dims, Fixed, Labels, Reason
 from secateur.axes.network import Axis, Frozen, Network, Slot
 from secateur.axes.sizes import Comparison, Expression, Operation, SizeUse, Width
 from secateur.axes.solve import FREE, Solution, solve
-from secateur.axes.together import Followers
+from secateur.axes.together import Followers, undecided
 
 UNUSED = Reason("no operator of this run reads a parameter of it")
 SINGLE = Reason("alone of its kind: an axis must keep a unit")
@@ -69,8 +69,7 @@ class _Classes:
 
     def settle(self) -> None:
         """Number the free classes as units, axis by axis, and freeze axes whose sizes the code cannot follow, till none is."""
-        followed = set().union(*(attributes_of(use.expression) for use in self.run.uses))
-        asked = [c for c in self.run.comparisons if _dims_of(c) or not followed.isdisjoint(_attributes_of(c))]
+        asked = undecided(self.run.comparisons, self.run.uses)
         while True:
             self.groups = self._groups()
             self.unit_of = np.full(len(self.reason_of), CONSTANT, dtype=np.int64)
@@ -155,8 +154,7 @@ class _Classes:
                     known[id(units)] = [(int(n), int(positions[n]) // self.groups[n].shape[1]) for n in found]
                 for axis, count in known[id(units)]:
                     slots[axis].append(Slot(tensor, d, count))
-        roles = [int(np.bitwise_or.reduce(self.solution.roles[group], axis=None)) for group in self.groups]
-        kinds = [kind_of(Role(found)) for found in roles]
+        kinds = [kind_of(Role(int(np.bitwise_or.reduce(self.solution.roles[group.ravel()])))) for group in self.groups]
         names = _unique_names([_module_of(found[0].tensor) for found in slots], kinds)
         return tuple(
             Axis(
