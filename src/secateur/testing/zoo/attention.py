@@ -158,7 +158,7 @@ class NonLocal(nn.Module):
         x = self.stem(x)
         q, k, v = (layer(x).flatten(2) for layer in (self.q, self.k, self.v))
         out = v @ (q.mT @ k).softmax(dim=-1).mT
-        x = x + self.out(out.unflatten(-1, x.shape[2:]))
+        x = x + self.out(out.view(x.shape[0], -1, *x.shape[2:]))
         return self.head(x.mean((2, 3)))
 
 

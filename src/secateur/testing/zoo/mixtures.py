@@ -40,7 +40,7 @@ class BlockDiagonal(nn.Module):
         self.head = nn.Linear(blocks * out, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.embed(x)).unflatten(-1, (self.blocks, -1))
+        x = F.relu(self.embed(x)).view(x.shape[0], self.blocks, -1)
         return self.head(F.relu(torch.einsum("bki,kio->bko", x, self.matrices)).flatten(1))
 
 
