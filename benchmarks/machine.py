@@ -29,8 +29,9 @@ def load() -> float:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """The installed version of each package."""
-    return {name: importlib.metadata.version(name) for name in packages}
+    """The version of each package that is installed."""
+    installed = {found.name.lower() for found in importlib.metadata.distributions()}
+    return {name: importlib.metadata.version(name) for name in packages if name.lower() in installed}
 
 
 def memory(what: str) -> float:

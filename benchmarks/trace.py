@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from analysed import MODELS
+from analysed import MODELS, TOKENS
 from analysers import TOOLS
 from machine import load, machine, memory, versions
 from torch import nn
@@ -31,7 +31,12 @@ MEBIBYTE = 1 << 20
 SLOW = 3.0
 """A tool that takes longer than so many seconds gets fewer rounds."""
 
-GOALS: Mapping[str, tuple[float, float]] = {"Llama 8B": (5.0, 2048.0), "Llama 70B": (15.0, float("inf"))}
+GOALS: Mapping[str, tuple[float, float]] = {
+    "ResNet-200": (2.0, float("inf")),
+    "Llama 8B": (5.0, 2048.0),
+    "Llama 70B": (15.0, float("inf")),
+    "Llama 405B": (30.0, 4096.0),
+}
 """The most wall seconds and the most MiB that Secateur may take."""
 
 
@@ -198,11 +203,18 @@ def report(measured: Mapping[str, Any], options: argparse.Namespace, loads: tupl
             "call gives all axes with their units, and the reason of whatever is frozen.",
             f"A tool may take {options.limit:.0f} s, and a peer {options.memory:g} GiB of address space; where it fails, the "
             "result is its own error.",
-            f"Models are not pretrained, batch size 1, images 224 x 224, texts of {128} tokens; Llama models are on the meta device.",  # noqa: E501
+            f"Models are not pretrained, batch size 1, images 224 x 224, texts of {TOKENS} tokens; Llama models, DeepSeek-V3 and the U-Net are on the meta device.",  # noqa: E501
         ],
         "goals": goals(measured),
         "versions": versions(
-            ("torch", "torchvision", "transformers", "numpy", *sorted({tool.package for tool in TOOLS.values()}))
+            (
+                "torch",
+                "torchvision",
+                "transformers",
+                "diffusers",
+                "numpy",
+                *sorted({tool.package for tool in TOOLS.values()}),
+            )
         ),
         "values": measured,
     }

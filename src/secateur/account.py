@@ -171,6 +171,7 @@ def _axis(network: Network, plan: Plan, scores: Scores, dense: Cost, index: int)
         slots=tuple(map(str, axis.slots)),
         scores=tuple(values.tolist()),
         cost_share=share,
+        kind=axis.kind,
     )
 
 

@@ -57,7 +57,7 @@ def test_inspect_gives_machines_everything(folder: Path, secateur: Command) -> N
     found = json.loads(secateur("inspect", "net.py:Net", "--input", "1x1x6x6", "--json").out)
 
     [axis] = found["axes"]
-    assert (axis["name"], axis["units"], axis["exact"]) == ("first", 8, True)
+    assert (axis["name"], axis["units"], axis["kind"], axis["exact"]) == ("first", 8, "residual", True)
     assert {slot["tensor"] for slot in axis["slots"]} == {
         "first.weight", "first.bias", "second.weight", "second.bias", "last.weight",
     }  # fmt: skip

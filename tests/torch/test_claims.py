@@ -54,7 +54,7 @@ def test_an_encoder_without_some_heads_writes_zeros_where_the_library_does(lengt
     model, ids = Padded().eval(), torch.arange(12).reshape(2, 6)
     padding = torch.arange(6) >= torch.tensor(lengths)[:, None]
     network = sc.trace(model, (ids, torch.zeros_like(padding)))
-    plan = network.plan({"encoder.layers.0.self_attn": [0, 1, 2]})
+    plan = network.plan({"encoder.layers.0.self_attn.heads": [0, 1, 2]})
     assert sc.verify(model, plan, (ids, padding)).zero_is_prune < 1e-12
 
 

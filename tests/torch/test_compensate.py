@@ -205,7 +205,7 @@ def error(model: nn.Module, other: nn.Module, data: list[Tensor]) -> float:
 
 
 @pytest.mark.parametrize("step", [EXACT, PARALLEL], ids=["in sequence", "in parallel"])
-@pytest.mark.parametrize("axis", ["conv1", "conv2", "conv3", "fc"])
+@pytest.mark.parametrize("axis", ["conv1", "conv2.channels", "conv3", "fc"])
 def test_a_duplicated_unit_of_any_layer_goes_without_a_trace(
     model: Chain, data: list[Tensor], axis: str, step: Compensation
 ) -> None:
@@ -268,13 +268,6 @@ def test_without_bias_or_batch_norm_no_constant_is_folded() -> None:
         hidden = model[1](model[0](x))
         solution = torch.linalg.lstsq(hidden[:, [0, 3]], model(x)).solution.T
     torch.testing.assert_close(mended[2].weight.detach(), solution)
-
-
-CUTS = {
-    "an axis before a flatten": {"conv3": [0, 3]},
-    "the width of groups": {"grouped#2": [0, 2]},
-    "several axes": {"conv1": [0, 1, 4], "conv3": [0, 1, 2], "fc": [1, 3, 4]},
-}
 
 
 @pytest.mark.parametrize("step", [Refit(), Refit(in_sequence=False)], ids=["in sequence", "in parallel"])
@@ -421,7 +414,7 @@ def test_where_nothing_goes_nothing_changes(model: Chain, data: list[Tensor], st
 def test_in_sequence_batch_norms_write_the_mean_and_variance_that_the_dense_ones_write(
     model: Chain, data: list[Tensor]
 ) -> None:
-    network, plan, small = pruned(model, data, {"conv1": [0, 3], "conv2": [0, 2, 3]})
+    network, plan, small = pruned(model, data, {"conv1": [0, 3], "conv2.channels": [0, 2, 3]})
     mended = compensate(network, small, plan, data, [Refit()])
     dense, compact = (norm_output(each, torch.cat(data)) for each in (model, mended))
     kept = dense[:, [0, 2, 3, 4, 6, 7]]

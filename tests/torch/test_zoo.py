@@ -53,8 +53,8 @@ def without_slot(network: Network, axis: Axis, slot: Slot) -> Network:
 @entries
 def test_axes_are_those_stated_by_hand(entry: ZooEntry) -> None:
     network = trace(entry.build(), entry.inputs())
-    found = {(frozenset(map(str, axis.slots)), axis.size, axis.exact) for axis in network.axes}
-    assert found == {(axis.slots, axis.units, axis.exact) for axis in entry.axes}
+    found = {(axis.kind, frozenset(map(str, axis.slots)), axis.size, axis.exact) for axis in network.axes}
+    assert found == {(axis.kind, axis.slots, axis.units, axis.exact) for axis in entry.axes}
 
 
 @numeric

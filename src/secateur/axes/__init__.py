@@ -3,12 +3,14 @@
 from secateur.axes.blocks import Integers
 from secateur.axes.build import Run, build_network
 from secateur.axes.cost import Contraction, Cost, TensorSpec
+from secateur.axes.kinds import KINDS, Kind, Role
 from secateur.axes.labels import ONE, Dim, Dims, Fixed, Labels, Reason
 from secateur.axes.network import Axis, Frozen, Network, Scores, Slot
 from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
 from secateur.axes.sizes import Attribute, Comparison, Expression, Operation, SizeUse, Width
 
 __all__ = [
+    "KINDS",
     "ONE",
     "Attribute",
     "AttributeChange",
@@ -23,11 +25,13 @@ __all__ = [
     "Fixed",
     "Frozen",
     "Integers",
+    "Kind",
     "Labels",
     "Network",
     "Operation",
     "Plan",
     "Reason",
+    "Role",
     "Run",
     "Scores",
     "SizeUse",

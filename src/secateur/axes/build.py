@@ -1,5 +1,6 @@
 """From a watched run to a `Network`: which classes of labels are units, which units are an axis, and what stays frozen."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -7,11 +8,12 @@ import numpy as np
 
 from secateur.axes.blocks import Integers
 from secateur.axes.cost import Contraction, TensorSpec
+from secateur.axes.kinds import Kind, Role, kind_of
 from secateur.axes.labels import CONSTANT, Dims, Fixed, Labels, Reason
 from secateur.axes.network import Axis, Frozen, Network, Slot
 from secateur.axes.sizes import Comparison, Expression, Operation, SizeUse, Width
 from secateur.axes.solve import FREE, Solution, solve
-from secateur.axes.together import Followers
+from secateur.axes.together import Followers, undecided
 
 UNUSED = Reason("no operator of this run reads a parameter of it")
 SINGLE = Reason("alone of its kind: an axis must keep a unit")
@@ -69,6 +71,7 @@ class _Classes:
 
     def settle(self) -> None:
         """Number the free classes as units, axis by axis, and freeze axes whose sizes the code cannot follow, till none is."""
+        asked = undecided(self.run.comparisons, self.run.uses)
         while True:
             self.groups = self._groups()
             self.unit_of = np.full(len(self.reason_of), CONSTANT, dtype=np.int64)
@@ -78,7 +81,7 @@ class _Classes:
                 start += group.shape[1]
             self._translated: dict[tuple[bool, int], Integers | None] = {}
             self.uses = [SizeUse(self._expression(u.expression), self._whole(u.dim), u.where) for u in self.run.uses]
-            self.comparisons = self._compared(self.run.comparisons)
+            self.comparisons = self._compared(asked)
             self.limits = self._compared(self.run.limits)
             if not self._freeze_what_cannot_follow():
                 return
@@ -154,7 +157,8 @@ class _Classes:
                     known[id(units)] = [(int(n), int(positions[n]) // self.groups[n].shape[1]) for n in found]
                 for axis, count in known[id(units)]:
                     slots[axis].append(Slot(tensor, d, count))
-        names = _unique_names([_module_of(found[0].tensor) for found in slots])
+        kinds = [kind_of(Role(int(np.bitwise_or.reduce(self.solution.roles[group.ravel()])))) for group in self.groups]
+        names = _unique_names([_module_of(found[0].tensor) for found in slots], kinds)
         return tuple(
             Axis(
                 name,
@@ -162,8 +166,9 @@ class _Classes:
                 bool(self.solution.exact[group].all()),
                 tuple(found),
                 *self.counts.get(int(group[0, 0]), (1, 1)),
+                kind=kind,
             )
-            for name, group, found in zip(names, self.groups, slots, strict=True)
+            for name, group, found, kind in zip(names, self.groups, slots, kinds, strict=True)
         )
 
     def _frozen(self) -> list[Frozen]:
@@ -240,10 +245,13 @@ def _module_of(tensor: str) -> str:
     return tensor.rpartition(".")[0] or tensor
 
 
-def _unique_names(names: Sequence[str]) -> list[str]:
-    seen: dict[str, int] = {}
+def _unique_names(modules: Sequence[str], kinds: Sequence[Kind]) -> list[str]:
+    """An axis is named after the module that first holds it, with its kind where that module holds several."""
+    held = Counter(modules)
+    seen: Counter[str] = Counter()
     unique = []
-    for name in names:
-        seen[name] = seen.get(name, 0) + 1
+    for module, kind in zip(modules, kinds, strict=True):
+        name = module if held[module] == 1 else f"{module}.{kind}"
+        seen[name] += 1
         unique.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
     return unique

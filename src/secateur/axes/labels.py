@@ -2,8 +2,9 @@
 
 Every position of every dim of every parameter gets a label of its own (`Labels.fresh`). A frontend watches a network run and
 says, operator by operator, what happened to the labels: they were tied (`tie`), moved (`reshape`, `concatenate`, `take`),
-split (`define`), pinned (`freeze`) or crossed by a statistic (`mark_normalised`). `secateur.axes.solve` then reads off what can
-be removed. Nothing here knows a framework: labels are integers, movement is plain array movement.
+split (`define`), pinned (`freeze`), crossed by a statistic (`mark_normalised`) or said to play a part (`mark`).
+`secateur.axes.solve` then reads off what can be removed. Nothing here knows a framework: labels are integers, movement is
+plain array movement.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from secateur.axes.blocks import Blocks, Integers
+from secateur.axes.kinds import Role
 
 CONSTANT = -1
 """The label of a position that belongs to no unit: padding, or data."""
@@ -59,6 +61,7 @@ class Labels:
     frozen: list[tuple[Integers, Reason]] = field(default_factory=list)
     normalised: list[Integers] = field(default_factory=list)
     contexts: dict[int, Integers] = field(default_factory=dict)
+    roles: dict[tuple[bool, int], tuple[Integers, Role]] = field(default_factory=dict)
     blocks: Blocks = field(default_factory=Blocks)
     _splits: dict[tuple[int, tuple[int, ...]], tuple[Integers, Dims]] = field(default_factory=dict)
 
@@ -124,6 +127,13 @@ class Labels:
         """A statistic runs over this dim: its units can go, but zeroing them is not the same as removing them."""
         if isinstance(dim, np.ndarray):
             self.normalised.append(dim.reshape(-1))
+
+    def mark(self, role: Role, dim: Dim) -> None:
+        """This dim plays such a part in an operator."""
+        if isinstance(dim, np.ndarray):
+            key = self.blocks.key(dim)
+            first, others = self.roles.get(key, (dim, role))
+            self.roles[key] = first, others | role
 
     def concatenate(self, dims: Sequence[Dim], sizes: Sequence[int]) -> Dim:
         """The dim that lines up `dims` (of `sizes` positions) one after the other."""
@@ -224,6 +234,7 @@ class Labels:
             frozen=[(places[frozen], reason) for frozen, reason in self.frozen],
             normalised=[places[crossed] for crossed in self.normalised],
             contexts=self._united_contexts(places),
+            roles={key: (places[dim], role) for key, (dim, role) in self.roles.items()},
         ), places
 
     def _united_contexts(self, places: Integers) -> dict[int, Integers]:

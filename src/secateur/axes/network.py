@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from secateur.axes.blocks import Integers
 from secateur.axes.cost import Contraction, Cost, CostModel, TensorSpec
+from secateur.axes.kinds import Kind
 from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
 from secateur.axes.sizes import COMPARISONS, Comparison, SizeUse, count_kept, describe, evaluate, follow
 from secateur.errors import PlanError
@@ -38,12 +39,13 @@ class Axis:
     """A set of interchangeable units: a permutation symmetry of the network.
 
     Attributes:
-        name: The module that first holds it; made unique with `#2`, `#3`...
+        name: The module that first holds it; `module.kind` where that holds several, made unique with `#2`, `#3`...
         size: The number of units.
         exact: Removing a unit equals zeroing it. False where a mean, variance, norm or softmax runs over the axis.
         slots: Every place where its units live.
         least: How many units must stay, because the code branches on their number.
         step: What the number of units that stay must be a multiple of, because the code or a kernel asks for it.
+        kind: What the units are, from the parts that the axis plays in operators: one of `secateur.axes.KINDS`.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Axis:
     slots: tuple[Slot, ...]
     least: int = 1
     step: int = 1
+    kind: Kind = "neurons"
 
     def near(self, count: float) -> int:
         """The number of units nearest to `count` that may stay."""

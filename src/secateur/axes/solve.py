@@ -13,6 +13,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from secateur.axes.blocks import Integers
+from secateur.axes.kinds import WHOLE, Role
 from secateur.axes.labels import CONSTANT, Definition, Labels, Reason
 
 FREE = -1
@@ -32,6 +33,7 @@ class Solution:
         reasons: For each class, the index into `frozen` of the reason it must stay, or `FREE`.
         exact: For each class, whether removing it equals zeroing it.
         signature: For each class, a number that is equal for interchangeable classes.
+        roles: For each class, the parts that it plays in operators: the values of `Role`.
     """
 
     places: Integers
@@ -40,6 +42,7 @@ class Solution:
     reasons: Integers
     exact: np.ndarray
     signature: np.ndarray
+    roles: Integers
 
     def classes(self, dim: Integers) -> Integers:
         """The classes that each position of a dim consists of: `[factors, n] -> [more factors, n]`."""
@@ -56,13 +59,15 @@ def solve(run: Labels) -> Solution:
     """Unify all ties and definitions of a run."""
     labels, places = run.united()
     primitive = _Solver(labels).primitive()
+    consists = np.append(primitive, np.full((len(primitive), 1), CONSTANT), axis=1)
     return Solution(
         places=places,
-        consists=np.append(primitive, np.full((len(primitive), 1), CONSTANT), axis=1),
+        consists=consists,
         frozen=tuple(reason for _, reason in labels.frozen),
         reasons=_frozen_classes(labels, primitive),
         exact=_exact_classes(labels, primitive),
         signature=_signatures(labels, primitive),
+        roles=_roles(labels, consists),
     )
 
 
@@ -328,6 +333,24 @@ def _exact_classes(labels: Labels, primitive: Integers) -> np.ndarray:
             classes = row[crossed[crossed != CONSTANT]]
             exact[classes[classes != CONSTANT]] = False
     return exact
+
+
+def _roles(labels: Labels, consists: Integers) -> Integers:
+    """The parts that each class plays; the factors of a composite play most of its parts."""
+    roles = np.zeros(labels.count + 1, dtype=np.int64)  # the last is that of CONSTANT
+    batches = []
+    for dim, played in labels.roles.values():
+        classes = consists[:, dim].reshape(-1, dim.shape[1])
+        if inherited := played & ~WHOLE:
+            roles[classes] |= inherited.value
+        if own := played & WHOLE:
+            roles[classes[:, (classes != CONSTANT).sum(axis=0) == 1]] |= own.value
+        if Role.BATCH in played:
+            batches.append(classes)
+    for classes in batches:
+        repeated = (roles[classes] & Role.REPEATED.value != 0) & (classes != CONSTANT)
+        roles[classes[~repeated & repeated.any(axis=0)]] |= Role.SHARED.value
+    return roles[:-1]
 
 
 def _signatures(labels: Labels, primitive: Integers) -> np.ndarray:

@@ -46,13 +46,14 @@ class Followers:
         self._axis_of = np.repeat(np.arange(len(sizes)), sizes)
         self._known: dict[int, list[int]] = {}
         self._touching: dict[int, frozenset[int]] = {}
+        self._attributes = [_attributes(item) for item in items]
         self._number_of = {id(item): i for i, item in enumerate(items)}
         self._by_axis: dict[int, list[int]] = {}
         self._by_attribute: dict[Attribute, list[int]] = {}
         for i, item in enumerate(items):
             for axis in self._axes(item):
                 self._by_axis.setdefault(axis, []).append(i)
-            for attribute in _attributes(item):
+            for attribute in self._attributes[i]:
                 self._by_attribute.setdefault(attribute, []).append(i)
 
     def counts(self, axes: Sequence[int], size: int) -> tuple[int, int] | AttributeFollowError:
@@ -123,7 +124,7 @@ class Followers:
             todo = list(self._by_axis.get(axis, ()))
             chosen = set(todo)
             while todo:
-                for attribute in _attributes(self.items[todo.pop()]):
+                for attribute in self._attributes[todo.pop()]:
                     new = [i for i in self._by_attribute[attribute] if i not in chosen]
                     chosen.update(new)
                     todo.extend(new)
@@ -137,6 +138,12 @@ class Followers:
         if id(dim) not in self._known:
             self._known[id(dim)] = np.flatnonzero(np.bincount(self._axis_of[dim[dim != CONSTANT]])).tolist()
         return self._known[id(dim)]
+
+
+def undecided(questions: Sequence[Comparison], uses: Sequence[SizeUse]) -> list[Comparison]:
+    """The questions whose answers can change: those about widths, or about attributes that follow some width."""
+    following = set().union(*map(_attributes, uses))
+    return [asked for asked in questions if _dims(asked) or not following.isdisjoint(_attributes(asked))]
 
 
 def _expressions(item: Item) -> tuple[Expression, ...]:

@@ -70,6 +70,7 @@ class Inspection:
                 {
                     "name": one.axis.name,
                     "units": one.axis.size,
+                    "kind": one.axis.kind,
                     "exact": one.axis.exact,
                     "unit_cost": _numbers(one.unit),
                     "cost": _numbers(one.whole),
@@ -114,6 +115,7 @@ def _head(inspection: Inspection) -> Text:
 def _axes(inspection: Inspection) -> Table:
     table = _titled("What can be pruned")
     table.add_column("axis", overflow="fold", ratio=1)
+    table.add_column("kind", no_wrap=True)
     for heading in (
         "units",
         "parameters\na unit",
@@ -127,6 +129,7 @@ def _axes(inspection: Inspection) -> Table:
     for one in inspection.axes:
         table.add_row(
             Text(one.axis.name) if one.axis.exact else Text.assemble(one.axis.name, (" normalised", "yellow")),
+            one.axis.kind,
             f"{one.axis.size:,}",
             quantity(one.unit.parameters),
             quantity(one.unit.macs),

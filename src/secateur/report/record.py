@@ -45,6 +45,7 @@ class AxisRecord:
         scores: One number a unit, higher = keep; None where no scores chose.
         cost_share: The part of the dense network's MACs that depends on the axis, 0 to 1; None where unknown. The parts
             of different axes overlap, because a product has two sides.
+        kind: What the units are, such as `channels`; empty where unknown.
     """
 
     name: str
@@ -54,6 +55,7 @@ class AxisRecord:
     slots: tuple[str, ...] = ()
     scores: tuple[float, ...] | None = None
     cost_share: float | None = None
+    kind: str = ""
 
     def __post_init__(self) -> None:
         if self.size < 1:

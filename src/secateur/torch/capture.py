@@ -143,6 +143,7 @@ def _watch(model: nn.Module, inputs: Inputs, created: Created, recording: Record
     for leaf in pytree.tree_leaves(moved):
         if isinstance(leaf, Tensor):
             recorder.learn(leaf, tuple(ONE if n == 1 else INPUT for n in leaf.shape), zero=False)
+            recorder.roles.input(leaf)
     watch = _Watch(recorder, values, {id(tensor) for tensor in _state(model).values()}, created, recording)
     _freeze_output(recorder, _run(copy, moved, watch), model)
     watch.recording = None

@@ -112,9 +112,10 @@ class WatchSizes(TorchFunctionMode):
             result = func(*args, **kwargs)
             whole = isinstance(result, torch.Size)
             return self._tagged(args[0], result) if whole else self._tagged_one(args, kwargs, result)
-        self.frames.append(self._frame(name, args, kwargs))
+        self.frames.append(Frame(name, []))
         try:
             self.before(name, args, kwargs)
+            self.frames[-1].sizes += self._sizes(name, args, kwargs)
             result = func(*args, **kwargs)
             self.after(name, args, result)
             self._used_otherwise(self.frames[-1])
@@ -128,7 +129,7 @@ class WatchSizes(TorchFunctionMode):
             if isinstance(size, Size):
                 self.tracker.value_used(size.expression)
 
-    def _frame(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Frame:
+    def _sizes(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int | None]:
         """The sizes among the arguments; every other `Size` is used as a number."""
         where, keyword = TAKES_SIZES.get(name, (slice(0, 0), ""))
         chosen = args[where]
@@ -141,7 +142,7 @@ class WatchSizes(TorchFunctionMode):
         for number in _numbers((*others, *named)):
             if isinstance(number, Size):
                 self.tracker.value_used(number.expression)
-        return Frame(name, sizes)
+        return sizes
 
     def _counted(self, tensor: Tensor, name: str) -> None:
         """A number that depends on widths, and cannot remember it."""

@@ -28,6 +28,7 @@ from secateur.axes import (
 from secateur.axes.sizes import attributes_of, evaluate, widths_of
 from secateur.torch.places import running
 from secateur.torch.provenance import WatchSizes
+from secateur.torch.roles import Roles
 from secateur.torch.size import Tracker
 
 CONSTANT = Fixed(Reason("a constant of the code"))
@@ -58,6 +59,7 @@ class Recorder:
         self._read: set[int] = set()
         self.tracker = Tracker(self._value_used, self._compared)
         self.sizes = WatchSizes(self.dims, self._before_call, self._after_call, self.tracker)
+        self.roles = Roles(self.labels, self._root_of, lambda: self.sizes.name)
         for name, tensor in state.items():
             dims = tuple(self.labels.fresh(n) for n in tensor.shape)
             parameter = isinstance(tensor, nn.Parameter)
@@ -92,15 +94,15 @@ class Recorder:
     def zero(self, tensor: Tensor) -> bool:
         """Whether removed positions of `tensor` are zero in the masked model."""
         known = self._known.get(id(tensor))
-        return bool(known and known[2]) and self._root.get(id(tensor), id(tensor)) not in self._not_zero
+        return bool(known and known[2]) and self._root_of(tensor) not in self._not_zero
 
     def shares(self, view: Tensor, base: Tensor) -> None:
         """`view` lies in the memory of `base`."""
-        self._root[id(view)] = self._root.get(id(base), id(base))
+        self._root[id(view)] = self._root_of(base)
 
     def written(self, tensor: Tensor) -> None:
         """Something that need not be zero was written to the memory of `tensor`."""
-        self._not_zero.add(self._root.get(id(tensor), id(tensor)))
+        self._not_zero.add(self._root_of(tensor))
 
     def was_read(self, tensor: Tensor) -> bool:
         """Whether some operator met the tensor."""
@@ -112,11 +114,11 @@ class Recorder:
 
     def begin(self, operator: str) -> None:
         """The next operator passes."""
-        self.operator, self.result_zero, self._where = operator, None, None
+        self.operator, self.result_zero = operator, None
 
     def where(self) -> str:
-        """The line of the user's code, and the module, that are running now; looked up once for each operator."""
-        if self._where is None:
+        """The line of the user's code, and the module, that are running now; looked up once for each call into torch."""
+        if self._where is None or not self.sizes.frames:
             self._where = running(self.paths)
         return self._where
 
@@ -183,9 +185,12 @@ class Recorder:
                 self.labels.freeze(dim, reason)
         return reason
 
+    def _root_of(self, tensor: Tensor) -> int:
+        """A number for the memory that a tensor lies in."""
+        return self._root.get(id(tensor), id(tensor))
+
     def _value_used(self, expression: Expression) -> None:
         """Only the value counts here: a width stays, and what is made of several sizes comes out as before."""
-        self._where = None
         if isinstance(expression, Width):
             self.labels.freeze(expression.dim, self.reason("the code computes with this size as a number"))
         else:
@@ -193,7 +198,6 @@ class Recorder:
 
     def _compared(self, symbol: str, left: Expression, right: Expression, outcome: bool) -> None:
         """A check that a dim has the size an attribute says is an equation; any other comparison must keep its outcome."""
-        self._where = None
         equal = outcome if symbol == "==" else not outcome if symbol == "!=" else False
         for width, other in ((left, right), (right, left)):
             if equal and isinstance(width, Width) and attributes_of(other) and not any(True for _ in widths_of(other)):

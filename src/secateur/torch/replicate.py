@@ -68,14 +68,20 @@ def _is_ordinary(cls: type[nn.Module]) -> bool:
 
 _COPYING = ("__deepcopy__", "__getstate__", "__reduce__", "__reduce_ex__", "__new__")
 _ATOMS = frozenset({int, float, bool, str, type(None), torch.dtype})
-_TABLES = frozenset({dict, OrderedDict, set})
+_TABLES = frozenset({dict, OrderedDict})
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    if type(value) in _ATOMS:
+    """As `copy.deepcopy`, for what modules keep most of: numbers, tuples of numbers, and tables."""
+    kind = type(value)
+    if kind in _ATOMS or (kind is tuple and all(type(item) in _ATOMS for item in value)):
         return value
-    if type(value) in _TABLES and not value:
-        return memo.setdefault(id(value), type(value)())
+    if id(value) in memo:
+        return memo[id(value)]
+    if kind in _TABLES and all(type(key) in _ATOMS for key in value):
+        table = memo[id(value)] = kind()
+        table.update((key, _copied(item, memo)) for key, item in value.items())
+        return table
     return copy.deepcopy(value, memo)
 
 

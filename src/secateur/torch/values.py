@@ -59,8 +59,9 @@ class KnownValues:
                 self._real[id(meta)] = (meta, value)
 
     def _on_real(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        real: tuple[tuple[Any, ...], dict[str, Any]]
-        real = pytree.tree_map_only(Tensor, lambda tensor: self._real[id(tensor)][1], (args, dict(kwargs)))
+        real: tuple[tuple[Any, ...], dict[str, Any]] = (args, dict(kwargs))
+        if operands(real[0]) or operands(real[1].values()):
+            real = pytree.tree_map_only(Tensor, lambda tensor: self._real[id(tensor)][1], real)
         if real[1].get("device") is not None:
             real[1]["device"] = torch.device("cpu")
         with torch._C.DisableTorchFunction():

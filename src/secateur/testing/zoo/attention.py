@@ -142,6 +142,26 @@ class LinearAttention(nn.Module):
         return self.head(x + self.out(out.transpose(1, 2).reshape(B, N, -1)))
 
 
+class NonLocal(nn.Module):
+    """As in non-local networks: one head over the pixels, whose widths are channels of 1x1 convolutions."""
+
+    def __init__(self, channels: int = 6, key_dim: int = 4, value_dim: int = 5) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 3)
+        self.q = nn.Conv2d(channels, key_dim, 1)
+        self.k = nn.Conv2d(channels, key_dim, 1, bias=False)
+        self.v = nn.Conv2d(channels, value_dim, 1)
+        self.out = nn.Conv2d(value_dim, channels, 1)
+        self.head = nn.Linear(channels, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        q, k, v = (layer(x).flatten(2) for layer in (self.q, self.k, self.v))
+        out = v @ (q.mT @ k).softmax(dim=-1).mT
+        x = x + self.out(out.view(x.shape[0], -1, *x.shape[2:]))
+        return self.head(x.mean((2, 3)))
+
+
 class EinsumAttention(nn.Module):
     """Projections with dims of their own for heads and widths, and no reshape at all."""
 
@@ -164,12 +184,12 @@ class EinsumAttention(nn.Module):
         return self.head(x + torch.einsum("bnhd,hdc->bnc", out, self.out))
 
 
-_FUSED_STREAM = axis(10, "{embed,proj}.{weight,bias}:0 {qkv,head}.weight:1")
-_FUSED_HEADS = axis(4, "qkv.{weight,bias}:0 proj.weight:1")
-_FUSED_WIDTH = axis(5, "qkv.{weight,bias}:0 proj.weight:1")
-_SEPARATE_STREAM = axis(7, "{embed,out}.{weight,bias}:0 {q,k,v,head}.weight:1")
-_SEPARATE_HEADS = axis(3, "{q,v}.{weight,bias}:0 k.weight:0 out.weight:1")
-_SEPARATE_VALUES = axis(5, "v.{weight,bias}:0 out.weight:1")
+_FUSED_STREAM = axis("residual", 10, "{embed,proj}.{weight,bias}:0 {qkv,head}.weight:1")
+_FUSED_HEADS = axis("heads", 4, "qkv.{weight,bias}:0 proj.weight:1")
+_FUSED_WIDTH = axis("qkv_width", 5, "qkv.{weight,bias}:0 proj.weight:1")
+_SEPARATE_STREAM = axis("residual", 7, "{embed,out}.{weight,bias}:0 {q,k,v,head}.weight:1")
+_SEPARATE_HEADS = axis("heads", 3, "{q,v}.{weight,bias}:0 k.weight:0 out.weight:1")
+_SEPARATE_VALUES = axis("v_width", 5, "v.{weight,bias}:0 out.weight:1")
 
 ENTRIES = (
     ZooEntry(
@@ -194,7 +214,7 @@ ENTRIES = (
         "separate_qkv",
         randomised(lambda: SeparateProjections(stored_scale=True)),
         normal((2, 8, 6)),
-        (_SEPARATE_STREAM, _SEPARATE_HEADS, axis(4, "q.{weight,bias}:0 k.weight:0"), _SEPARATE_VALUES),
+        (_SEPARATE_STREAM, _SEPARATE_HEADS, axis("qk_width", 4, "q.{weight,bias}:0 k.weight:0"), _SEPARATE_VALUES),
     ),
     ZooEntry(
         "separate_qkv_with_computed_scale",
@@ -207,11 +227,11 @@ ENTRIES = (
         randomised(CrossAttention),
         normal((2, 5, 6), (2, 10, 7)),
         (
-            axis(8, "{embed,out}.{weight,bias}:0 {q,head}.weight:1"),
-            axis(9, "embed_context.{weight,bias}:0 {k,v}.weight:1"),
-            axis(3, "{q,v}.{weight,bias}:0 k.weight:0 out.weight:1"),
-            axis(4, "q.{weight,bias}:0 k.weight:0"),
-            axis(5, "v.{weight,bias}:0 out.weight:1"),
+            axis("residual", 8, "{embed,out}.{weight,bias}:0 {q,head}.weight:1"),
+            axis("neurons", 9, "embed_context.{weight,bias}:0 {k,v}.weight:1"),
+            axis("heads", 3, "{q,v}.{weight,bias}:0 k.weight:0 out.weight:1"),
+            axis("qk_width", 4, "q.{weight,bias}:0 k.weight:0"),
+            axis("v_width", 5, "v.{weight,bias}:0 out.weight:1"),
         ),
     ),
     ZooEntry(
@@ -219,10 +239,20 @@ ENTRIES = (
         randomised(LinearAttention),
         normal((2, 8, 6)),
         (
-            axis(7, "{embed,out}.{weight,bias}:0 {q,k,v,head}.weight:1"),
-            axis(3, "{q,k,v}.{weight,bias}:0 out.weight:1"),
-            axis(4, "{q,k}.{weight,bias}:0", exact=False),
-            axis(5, "v.{weight,bias}:0 out.weight:1"),
+            axis("residual", 7, "{embed,out}.{weight,bias}:0 {q,k,v,head}.weight:1"),
+            axis("heads", 3, "{q,k,v}.{weight,bias}:0 out.weight:1"),
+            axis("qk_width", 4, "{q,k}.{weight,bias}:0", exact=False),
+            axis("v_width", 5, "v.{weight,bias}:0 out.weight:1"),
+        ),
+    ),
+    ZooEntry(
+        "non_local",
+        randomised(NonLocal),
+        normal((2, 3, 5, 6)),
+        (
+            axis("residual", 6, "{stem,out}.{weight,bias}:0 {q,k,v}.weight:1 head.weight:1"),
+            axis("qk_width", 4, "q.{weight,bias}:0 k.weight:0"),
+            axis("v_width", 5, "v.{weight,bias}:0 out.weight:1"),
         ),
     ),
     ZooEntry(
@@ -230,10 +260,10 @@ ENTRIES = (
         randomised(EinsumAttention),
         normal((2, 8, 5)),
         (
-            axis(7, "embed.{weight,bias}:0 {q,k,v}:0 out:2 head.weight:1"),
-            axis(3, "{q,k,v}:1 out:0"),
-            axis(4, "{q,k}:2"),
-            axis(6, "v:2 out:1"),
+            axis("residual", 7, "embed.{weight,bias}:0 {q,k,v}:0 out:2 head.weight:1"),
+            axis("heads", 3, "{q,k,v}:1 out:0"),
+            axis("qk_width", 4, "{q,k}:2"),
+            axis("v_width", 6, "v:2 out:1"),
         ),
     ),
 )

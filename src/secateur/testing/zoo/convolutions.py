@@ -205,25 +205,31 @@ ENTRIES = (
         "plain_cnn",
         randomised(PlainCNN),
         normal((2, 3, 8, 9)),
-        (axis(5, "conv1.{weight,bias}:0 conv2.weight:1"), axis(7, "conv2.{weight,bias}:0 head.weight:1")),
+        (
+            axis("channels", 5, "conv1.{weight,bias}:0 conv2.weight:1"),
+            axis("channels", 7, "conv2.{weight,bias}:0 head.weight:1"),
+        ),
     ),
     ZooEntry(
         "flatten_into_linear",
         randomised(FlattenIntoLinear),
         normal((2, 2, 6, 8)),
-        (axis(5, "conv.{weight,bias}:0 fc1.weight:1"), axis(7, "fc1.{weight,bias}:0 fc2.weight:1")),
+        (
+            axis("channels", 5, "conv.{weight,bias}:0 fc1.weight:1"),
+            axis("neurons", 7, "fc1.{weight,bias}:0 fc2.weight:1"),
+        ),
     ),
     ZooEntry(
         "flatten_into_batch_norm",
         randomised(FlattenIntoBatchNorm),
         normal((2, 2, 4, 5)),
-        (axis(5, f"conv.weight:0 norm.{BATCH_NORM} head.weight:1"),),
+        (axis("channels", 5, f"conv.weight:0 norm.{BATCH_NORM} head.weight:1"),),
     ),
     ZooEntry(
         "parametric_relu",
         randomised(ParametricReLU),
         normal((2, 3, 4, 5)),
-        (axis(6, "conv1.{weight,bias}:0 act.weight:0 conv2.weight:1"),),
+        (axis("channels", 6, "conv1.{weight,bias}:0 act.weight:0 conv2.weight:1"),),
     ),
     ZooEntry(
         "residual",
@@ -231,13 +237,18 @@ ENTRIES = (
         normal((2, 3, 6, 7)),
         (
             axis(
+                "residual",
                 6,
                 f"{{stem,layer1.conv2}}.weight:0 {{bn,layer1.bn2}}.{BATCH_NORM} "
                 "{layer1.conv1,layer2.conv1,layer2.downsample.0}.weight:1",
             ),
-            axis(5, f"layer1.conv1.weight:0 layer1.bn1.{BATCH_NORM} layer1.conv2.weight:1"),
-            axis(7, f"layer2.conv1.weight:0 layer2.bn1.{BATCH_NORM} layer2.conv2.weight:1"),
-            axis(8, f"layer2.{{conv2,downsample.0}}.weight:0 layer2.{{bn2,downsample.1}}.{BATCH_NORM} head.weight:1"),
+            axis("channels", 5, f"layer1.conv1.weight:0 layer1.bn1.{BATCH_NORM} layer1.conv2.weight:1"),
+            axis("channels", 7, f"layer2.conv1.weight:0 layer2.bn1.{BATCH_NORM} layer2.conv2.weight:1"),
+            axis(
+                "channels",
+                8,
+                f"layer2.{{conv2,downsample.0}}.weight:0 layer2.{{bn2,downsample.1}}.{BATCH_NORM} head.weight:1",
+            ),
         ),
     ),
     ZooEntry(
@@ -246,12 +257,13 @@ ENTRIES = (
         normal((2, 3, 5, 6)),
         (
             axis(
+                "residual",
                 6,
                 f"stem.{{weight,bias}}:0 blocks.{{0,1}}.bn1.{BATCH_NORM} blocks.{{0,1}}.conv1.weight:1 "
                 f"blocks.{{0,1}}.conv2.{{weight,bias}}:0 norm.{BATCH_NORM} head.weight:1",
             ),
-            axis(5, f"blocks.0.conv1.weight:0 blocks.0.bn2.{BATCH_NORM} blocks.0.conv2.weight:1"),
-            axis(7, f"blocks.1.conv1.weight:0 blocks.1.bn2.{BATCH_NORM} blocks.1.conv2.weight:1"),
+            axis("channels", 5, f"blocks.0.conv1.weight:0 blocks.0.bn2.{BATCH_NORM} blocks.0.conv2.weight:1"),
+            axis("channels", 7, f"blocks.1.conv1.weight:0 blocks.1.bn2.{BATCH_NORM} blocks.1.conv2.weight:1"),
         ),
     ),
     ZooEntry(
@@ -259,22 +271,36 @@ ENTRIES = (
         randomised(DenseConcat),
         normal((2, 3, 5, 6)),
         (
-            axis(4, f"stem.weight:0 layers.{{0,1}}.norm.{BATCH_NORM} layers.{{0,1}}.conv.weight:1 transition.weight:1"),
-            axis(3, f"layers.0.conv.weight:0 layers.1.norm.{BATCH_NORM} layers.1.conv.weight:1 transition.weight:1"),
-            axis(5, "layers.1.conv.weight:0 transition.weight:1"),
-            axis(6, "transition.{weight,bias}:0 head.weight:1"),
+            axis(
+                "channels",
+                4,
+                f"stem.weight:0 layers.{{0,1}}.norm.{BATCH_NORM} layers.{{0,1}}.conv.weight:1 transition.weight:1",
+            ),
+            axis(
+                "channels",
+                3,
+                f"layers.0.conv.weight:0 layers.1.norm.{BATCH_NORM} layers.1.conv.weight:1 transition.weight:1",
+            ),
+            axis("channels", 5, "layers.1.conv.weight:0 transition.weight:1"),
+            axis("channels", 6, "transition.{weight,bias}:0 head.weight:1"),
         ),
     ),
     ZooEntry(
         "conv1d",
         randomised(Conv1dNet),
         normal((2, 2, 19)),
-        (axis(5, "net.0.{weight,bias}:0 net.2.weight:1"), axis(6, "net.2.{weight,bias}:0 head.weight:1")),
+        (
+            axis("channels", 5, "net.0.{weight,bias}:0 net.2.weight:1"),
+            axis("channels", 6, "net.2.{weight,bias}:0 head.weight:1"),
+        ),
     ),
     ZooEntry(
         "conv3d",
         randomised(Conv3dNet),
         normal((2, 2, 3, 5, 8)),
-        (axis(5, "conv1.{weight,bias}:0 conv2.weight:1"), axis(7, "conv2.{weight,bias}:0 head.weight:1")),
+        (
+            axis("channels", 5, "conv1.{weight,bias}:0 conv2.weight:1"),
+            axis("channels", 7, "conv2.{weight,bias}:0 head.weight:1"),
+        ),
     ),
 )

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from secateur.axes import Kind
+
 Inputs = Tensor | tuple[Tensor, ...] | dict[str, Tensor]
 """One tensor is the only argument, a tuple the positional arguments, a dict the keyword arguments."""
 
@@ -22,12 +24,14 @@ class ExpectedAxis:
             name that `named_parameters` gives. A unit may own several positions of a slot, and a slot may also hold
             positions that belong to no unit of this axis.
         units: How many units there are, at least 2.
+        kind: What its units are.
         exact: False if a mean, variance, norm or softmax runs over the axis, or if zeroing the units' parameters
             leaves something of them behind.
     """
 
     slots: frozenset[str]
     units: int
+    kind: Kind
     exact: bool = True
 
 
@@ -90,10 +94,11 @@ def in_float64(inputs: Inputs) -> Inputs:
     return tuple(_double(x) for x in inputs) if isinstance(inputs, tuple) else _double(inputs)
 
 
-def axis(units: int, slots: str, *, exact: bool = True) -> ExpectedAxis:
+def axis(kind: Kind, units: int, slots: str, *, exact: bool = True) -> ExpectedAxis:
     """State an axis briefly: slots are separated by spaces, and braces stand for alternatives, as in a shell.
 
     Args:
+        kind: What its units are.
         units: How many units the axis has.
         slots: Such as `"conv.{weight,bias}:0 head.weight:1"`.
         exact: Whether removing a unit is the same as zeroing it.
@@ -102,10 +107,10 @@ def axis(units: int, slots: str, *, exact: bool = True) -> ExpectedAxis:
         The axis.
 
     Example:
-        >>> sorted(axis(6, "conv.{weight,bias}:0 head.weight:1").slots)
+        >>> sorted(axis("channels", 6, "conv.{weight,bias}:0 head.weight:1").slots)
         ['conv.bias:0', 'conv.weight:0', 'head.weight:1']
     """
-    return ExpectedAxis(frozenset(name for word in slots.split() for name in _alternatives(word)), units, exact)
+    return ExpectedAxis(frozenset(name for word in slots.split() for name in _alternatives(word)), units, kind, exact)
 
 
 def randomised(model: Callable[[], nn.Module], seed: int = 0) -> Callable[[], nn.Module]:

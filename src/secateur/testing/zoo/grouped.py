@@ -201,8 +201,8 @@ ENTRIES = (
         randomised(DepthwiseSeparable),
         normal((2, 3, 5, 6)),
         (
-            axis(6, f"stem.weight:0 depthwise.{{weight,bias}}:0 norm.{BATCH_NORM} pointwise.weight:1"),
-            axis(8, "pointwise.{weight,bias}:0 head.weight:1"),
+            axis("channels", 6, f"stem.weight:0 depthwise.{{weight,bias}}:0 norm.{BATCH_NORM} pointwise.weight:1"),
+            axis("channels", 8, "pointwise.{weight,bias}:0 head.weight:1"),
         ),
     ),
     ZooEntry(
@@ -210,8 +210,8 @@ ENTRIES = (
         randomised(DepthwiseMultiplier),
         normal((2, 2, 6, 7)),
         (
-            axis(4, "stem.{weight,bias}:0 depthwise.{weight,bias}:0 head.weight:1"),
-            axis(3, "depthwise.{weight,bias}:0 head.weight:1"),
+            axis("channels", 4, "stem.{weight,bias}:0 depthwise.{weight,bias}:0 head.weight:1"),
+            axis("channels", 3, "depthwise.{weight,bias}:0 head.weight:1"),
         ),
     ),
     ZooEntry(
@@ -219,9 +219,9 @@ ENTRIES = (
         randomised(GroupedConvolution),
         normal((2, 2, 5, 6)),
         (
-            axis(3, f"stem.{{weight,bias}}:0 norm.{BATCH_NORM} grouped.{{weight,bias}}:0 head.weight:1"),
-            axis(4, f"stem.{{weight,bias}}:0 norm.{BATCH_NORM} grouped.weight:1"),
-            axis(5, "grouped.{weight,bias}:0 head.weight:1"),
+            axis("groups", 3, f"stem.{{weight,bias}}:0 norm.{BATCH_NORM} grouped.{{weight,bias}}:0 head.weight:1"),
+            axis("channels", 4, f"stem.{{weight,bias}}:0 norm.{BATCH_NORM} grouped.weight:1"),
+            axis("channels", 5, "grouped.{weight,bias}:0 head.weight:1"),
         ),
     ),
     ZooEntry(
@@ -230,12 +230,13 @@ ENTRIES = (
         normal((2, 2, 5, 6)),
         (
             axis(
+                "groups",
                 4,
                 f"{{stem,depthwise}}.{{weight,bias}}:0 grouped.weight:0 norm.{BATCH_NORM} pointwise.weight:1",
             ),
-            axis(3, "stem.{weight,bias}:0 grouped.weight:1"),
-            axis(5, f"grouped.weight:0 norm.{BATCH_NORM} depthwise.{{weight,bias}}:0 pointwise.weight:1"),
-            axis(7, "pointwise.{weight,bias}:0 head.weight:1"),
+            axis("channels", 3, "stem.{weight,bias}:0 grouped.weight:1"),
+            axis("channels", 5, f"grouped.weight:0 norm.{BATCH_NORM} depthwise.{{weight,bias}}:0 pointwise.weight:1"),
+            axis("channels", 7, "pointwise.{weight,bias}:0 head.weight:1"),
         ),
     ),
     ZooEntry(
@@ -243,11 +244,19 @@ ENTRIES = (
         randomised(ChannelShuffleBetweenGroups),
         normal((2, 2, 5, 6)),
         (
-            axis(3, f"stem.{{weight,bias}}:0 {{grouped1,depthwise}}.weight:0 norm.{BATCH_NORM} grouped2.weight:1"),
-            axis(4, "stem.{weight,bias}:0 grouped1.weight:1"),
-            axis(2, f"{{grouped1,depthwise}}.weight:0 norm.{BATCH_NORM} grouped2.{{weight,bias}}:0 head.weight:1"),
-            axis(3, f"{{grouped1,depthwise}}.weight:0 norm.{BATCH_NORM} grouped2.weight:1"),
-            axis(5, "grouped2.{weight,bias}:0 head.weight:1"),
+            axis(
+                "groups",
+                3,
+                f"stem.{{weight,bias}}:0 {{grouped1,depthwise}}.weight:0 norm.{BATCH_NORM} grouped2.weight:1",
+            ),
+            axis("channels", 4, "stem.{weight,bias}:0 grouped1.weight:1"),
+            axis(
+                "groups",
+                2,
+                f"{{grouped1,depthwise}}.weight:0 norm.{BATCH_NORM} grouped2.{{weight,bias}}:0 head.weight:1",
+            ),
+            axis("channels", 3, f"{{grouped1,depthwise}}.weight:0 norm.{BATCH_NORM} grouped2.weight:1"),
+            axis("channels", 5, "grouped2.{weight,bias}:0 head.weight:1"),
         ),
     ),
     ZooEntry(
@@ -255,8 +264,8 @@ ENTRIES = (
         randomised(ShuffleUnit),
         normal((2, 3, 5, 6)),
         (
-            axis(5, "{stem,conv2}.{weight,bias}:0 conv1.weight:1 head.weight:1"),
-            axis(7, f"conv1.{{weight,bias}}:0 depthwise.weight:0 norm.{BATCH_NORM} conv2.weight:1"),
+            axis("channels", 5, "{stem,conv2}.{weight,bias}:0 conv1.weight:1 head.weight:1"),
+            axis("channels", 7, f"conv1.{{weight,bias}}:0 depthwise.weight:0 norm.{BATCH_NORM} conv2.weight:1"),
         ),
     ),
     ZooEntry(
@@ -265,14 +274,17 @@ ENTRIES = (
         normal((2, 3, 5, 7)),
         (
             axis(
-                6, f"stem.{{weight,bias}}:0 expand.0.weight:1 project.0.weight:0 project.1.{BATCH_NORM} head.weight:1"
+                "residual",
+                6,
+                f"stem.{{weight,bias}}:0 expand.0.weight:1 project.0.weight:0 project.1.{BATCH_NORM} head.weight:1",
             ),
             axis(
+                "channels",
                 10,
                 f"{{expand,depthwise}}.0.weight:0 {{expand,depthwise}}.1.{BATCH_NORM} squeeze.fc1.weight:1 "
                 "squeeze.fc2.{weight,bias}:0 project.0.weight:1",
             ),
-            axis(4, "squeeze.fc1.{weight,bias}:0 squeeze.fc2.weight:1"),
+            axis("channels", 4, "squeeze.fc1.{weight,bias}:0 squeeze.fc2.weight:1"),
         ),
     ),
     ZooEntry(
@@ -280,8 +292,8 @@ ENTRIES = (
         randomised(ZeroPaddedShortcut),
         normal((2, 3, 6, 8)),
         (
-            axis(6, f"{{stem,conv2}}.weight:0 {{norm,norm2}}.{BATCH_NORM} conv1.weight:1 head.weight:1"),
-            axis(5, "conv1.{weight,bias}:0 conv2.weight:1"),
+            axis("residual", 6, f"{{stem,conv2}}.weight:0 {{norm,norm2}}.{BATCH_NORM} conv1.weight:1 head.weight:1"),
+            axis("channels", 5, "conv1.{weight,bias}:0 conv2.weight:1"),
         ),
     ),
 )

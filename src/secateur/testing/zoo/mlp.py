@@ -191,8 +191,8 @@ ENTRIES = (
         randomised(MLP),
         normal((2, 5)),
         (
-            axis(7, "layers.0.{weight,bias}:0 layers.1.weight:1"),
-            axis(6, "layers.1.{weight,bias}:0 layers.2.weight:1"),
+            axis("neurons", 7, "layers.0.{weight,bias}:0 layers.1.weight:1"),
+            axis("neurons", 6, "layers.1.{weight,bias}:0 layers.2.weight:1"),
         ),
     ),
     ZooEntry(
@@ -201,39 +201,40 @@ ENTRIES = (
         normal((2, 3, 4, 6)),
         (
             axis(
+                "residual",
                 8,
                 "{embed,norm1,norm2,norm,channel_mixing.fc2}.{weight,bias}:0 {channel_mixing.fc1,head}.weight:1",
                 exact=False,
             ),
-            axis(5, "token_mixing.fc1.{weight,bias}:0 token_mixing.fc2.weight:1"),
-            axis(10, "channel_mixing.fc1.{weight,bias}:0 channel_mixing.fc2.weight:1"),
+            axis("neurons", 5, "token_mixing.fc1.{weight,bias}:0 token_mixing.fc2.weight:1"),
+            axis("neurons", 10, "channel_mixing.fc1.{weight,bias}:0 channel_mixing.fc2.weight:1"),
         ),
     ),
     ZooEntry(
         "gated_by_chunk",
         randomised(GatedByChunk),
         normal((2, 5, 4)),
-        (axis(7, "up.{weight,bias}:0 down.weight:1"),),
+        (axis("neurons", 7, "up.{weight,bias}:0 down.weight:1"),),
     ),
     ZooEntry(
         "gated_linear_unit",
         randomised(GatedLinearUnit),
         normal((2, 3, 8)),
-        (axis(5, "conv.{weight,bias}:0 out.weight:1"),),
+        (axis("channels", 5, "conv.{weight,bias}:0 out.weight:1"),),
     ),
     ZooEntry(
         "gated_by_two_layers",
         randomised(GatedByTwoLayers),
         normal((2, 5, 4)),
-        (axis(7, "{gate,up}.weight:0 down.weight:1"),),
+        (axis("neurons", 7, "{gate,up}.weight:0 down.weight:1"),),
     ),
     ZooEntry(
         "split_by_two_attributes",
         randomised(SplitByTwoAttributes),
         normal((2, 4)),
         (
-            axis(5, "project.{weight,bias}:0 left.weight:1"),
-            axis(6, "project.{weight,bias}:0 right.weight:1"),
+            axis("neurons", 5, "project.{weight,bias}:0 left.weight:1"),
+            axis("neurons", 6, "project.{weight,bias}:0 right.weight:1"),
         ),
     ),
     ZooEntry(
@@ -241,36 +242,44 @@ ENTRIES = (
         randomised(SplitBySameAttribute),
         normal((2, 4)),
         (
-            axis(5, "project.{weight,bias}:0 {left,middle}.weight:1"),
-            axis(6, "project.{weight,bias}:0 right.weight:1"),
+            axis("neurons", 5, "project.{weight,bias}:0 {left,middle}.weight:1"),
+            axis("neurons", 6, "project.{weight,bias}:0 right.weight:1"),
         ),
     ),
     ZooEntry(
         "literal_slice",
         randomised(LiteralSlice),
         normal((2, 5)),
-        (axis(6, "project.{weight,bias}:0 right.weight:1"),),
+        (axis("neurons", 6, "project.{weight,bias}:0 right.weight:1"),),
     ),
-    ZooEntry("literal_view", randomised(LiteralView), normal((2, 5)), (axis(7, "fc2.{weight,bias}:0 fc3.weight:1"),)),
+    ZooEntry(
+        "literal_view",
+        randomised(LiteralView),
+        normal((2, 5)),
+        (axis("neurons", 7, "fc2.{weight,bias}:0 fc3.weight:1"),),
+    ),
     ZooEntry(
         "sum_over_channels",
         randomised(lambda: ChannelPooling(mean=False)),
         normal((2, 3, 5, 6)),
-        (axis(6, "conv1.{weight,bias}:0 conv2.weight:1"), axis(5, "conv2.{weight,bias}:0 head.weight:1")),
+        (
+            axis("channels", 6, "conv1.{weight,bias}:0 conv2.weight:1"),
+            axis("channels", 5, "conv2.{weight,bias}:0 head.weight:1"),
+        ),
     ),
     ZooEntry(
         "mean_over_channels",
         randomised(lambda: ChannelPooling(mean=True)),
         normal((2, 3, 5, 6)),
         (
-            axis(6, "conv1.{weight,bias}:0 conv2.weight:1", exact=False),
-            axis(5, "conv2.{weight,bias}:0 head.weight:1"),
+            axis("channels", 6, "conv1.{weight,bias}:0 conv2.weight:1", exact=False),
+            axis("channels", 5, "conv2.{weight,bias}:0 head.weight:1"),
         ),
     ),
     ZooEntry(
         "softmax_over_units",
         randomised(SoftmaxOverUnits),
         normal((2, 4)),
-        (axis(7, "fc1.{weight,bias}:0 fc2.weight:1", exact=False),),
+        (axis("neurons", 7, "fc1.{weight,bias}:0 fc2.weight:1", exact=False),),
     ),
 )

@@ -203,27 +203,27 @@ ENTRIES = (
         "batch_norm_1d",
         randomised(BatchNormOverFeatures),
         normal((2, 5)),
-        (axis(7, f"fc1.{{weight,bias}}:0 norm.{BATCH_NORM} fc2.weight:1"),),
+        (axis("neurons", 7, f"fc1.{{weight,bias}}:0 norm.{BATCH_NORM} fc2.weight:1"),),
     ),
     ZooEntry(
         "batch_norm_2d_without_affine",
         randomised(BatchNormWithoutAffine),
         normal((2, 3, 4, 5)),
-        (axis(6, "conv1.weight:0 norm.{running_mean,running_var}:0 conv2.weight:1"),),
+        (axis("channels", 6, "conv1.weight:0 norm.{running_mean,running_var}:0 conv2.weight:1"),),
     ),
     ZooEntry(
         "batch_norm_3d",
         randomised(BatchNormOverVolumes),
         normal((2, 2, 3, 4, 5)),
-        (axis(6, f"conv.{{weight,bias}}:0 norm.{BATCH_NORM} head.weight:1"),),
+        (axis("channels", 6, f"conv.{{weight,bias}}:0 norm.{BATCH_NORM} head.weight:1"),),
     ),
     ZooEntry(
         "instance_norm",
         randomised(InstanceNorm),
         normal((2, 3, 7, 8)),
         (
-            axis(6, "conv1.weight:0 norm.{weight,bias}:0 conv2.weight:1"),
-            axis(5, "conv2.{weight,bias}:0 head.weight:1"),
+            axis("channels", 6, "conv1.weight:0 norm.{weight,bias}:0 conv2.weight:1"),
+            axis("channels", 5, "conv2.{weight,bias}:0 head.weight:1"),
         ),
     ),
     ZooEntry(
@@ -231,8 +231,8 @@ ENTRIES = (
         randomised(GroupNorm),
         normal((2, 2, 5, 6)),
         (
-            axis(3, "{conv1,norm}.{weight,bias}:0 conv2.weight:1"),
-            axis(4, "{conv1,norm}.{weight,bias}:0 conv2.weight:1", exact=False),
+            axis("groups", 3, "{conv1,norm}.{weight,bias}:0 conv2.weight:1"),
+            axis("channels", 4, "{conv1,norm}.{weight,bias}:0 conv2.weight:1", exact=False),
         ),
     ),
     ZooEntry(
@@ -240,10 +240,10 @@ ENTRIES = (
         randomised(ConcatGroupNorm),
         normal((2, 3, 5, 7)),
         (
-            axis(2, "{left,norm}.{weight,bias}:0 mix.weight:1"),
-            axis(3, "{right,norm}.{weight,bias}:0 mix.weight:1"),
-            axis(4, "{left,right,norm}.{weight,bias}:0 mix.weight:1", exact=False),
-            axis(6, "mix.{weight,bias}:0 head.weight:1"),
+            axis("groups", 2, "{left,norm}.{weight,bias}:0 mix.weight:1"),
+            axis("groups", 3, "{right,norm}.{weight,bias}:0 mix.weight:1"),
+            axis("channels", 4, "{left,right,norm}.{weight,bias}:0 mix.weight:1", exact=False),
+            axis("channels", 6, "mix.{weight,bias}:0 head.weight:1"),
         ),
     ),
     ZooEntry(
@@ -252,11 +252,12 @@ ENTRIES = (
         normal((2, 3, 8, 10)),
         (
             axis(
+                "residual",
                 6,
                 "{stem,depthwise,norm,fc2}.{weight,bias}:0 gamma:0 {fc1,head}.weight:1",
                 exact=False,
             ),
-            axis(10, "fc1.{weight,bias}:0 fc2.weight:1"),
+            axis("neurons", 10, "fc1.{weight,bias}:0 fc2.weight:1"),
         ),
     ),
     ZooEntry(
@@ -264,8 +265,8 @@ ENTRIES = (
         randomised(LayerNormChannelsFirst),
         normal((2, 3, 6, 8)),
         (
-            axis(6, "{conv1,norm}.{weight,bias}:0 conv2.weight:1", exact=False),
-            axis(5, "conv2.{weight,bias}:0 head.weight:1"),
+            axis("channels", 6, "{conv1,norm}.{weight,bias}:0 conv2.weight:1", exact=False),
+            axis("channels", 5, "conv2.{weight,bias}:0 head.weight:1"),
         ),
     ),
     ZooEntry(
@@ -273,8 +274,13 @@ ENTRIES = (
         randomised(RMSNorm),
         normal((2, 5, 4)),
         (
-            axis(6, "embed.{weight,bias}:0 {norm1,norm2}.weight:0 down.weight:0 {up,head}.weight:1", exact=False),
-            axis(9, "up.weight:0 down.weight:1"),
+            axis(
+                "residual",
+                6,
+                "embed.{weight,bias}:0 {norm1,norm2}.weight:0 down.weight:0 {up,head}.weight:1",
+                exact=False,
+            ),
+            axis("neurons", 9, "up.weight:0 down.weight:1"),
         ),
     ),
     ZooEntry(
@@ -282,8 +288,8 @@ ENTRIES = (
         randomised(lambda: GatedHeads(groups=4, heads=4, channels=4 * 3)),
         normal((2, 2, 9)),
         (
-            axis(4, "{conv,norm}.{weight,bias}:0 gate:0 out.weight:1"),
-            axis(3, "{conv,norm}.{weight,bias}:0 out.weight:1", exact=False),
+            axis("groups", 4, "{conv,norm}.{weight,bias}:0 gate:0 out.weight:1"),
+            axis("channels", 3, "{conv,norm}.{weight,bias}:0 out.weight:1", exact=False),
         ),
     ),
     ZooEntry(
@@ -291,9 +297,9 @@ ENTRIES = (
         randomised(lambda: GatedHeads(groups=8, heads=4, channels=4 * 2 * 3)),
         normal((2, 2, 9)),
         (
-            axis(4, "{conv,norm}.{weight,bias}:0 gate:0 out.weight:1"),
-            axis(2, "{conv,norm}.{weight,bias}:0 out.weight:1"),
-            axis(3, "{conv,norm}.{weight,bias}:0 out.weight:1", exact=False),
+            axis("groups", 4, "{conv,norm}.{weight,bias}:0 gate:0 out.weight:1"),
+            axis("groups", 2, "{conv,norm}.{weight,bias}:0 out.weight:1"),
+            axis("channels", 3, "{conv,norm}.{weight,bias}:0 out.weight:1", exact=False),
         ),
     ),
 )

@@ -149,8 +149,9 @@ ENTRIES = (
         randomised(LSTM),
         normal((2, 6, 4)),
         (
-            axis(5, "embed.{weight,bias}:0 lstm.weight_ih_l0:1"),
+            axis("neurons", 5, "embed.{weight,bias}:0 lstm.weight_ih_l0:1"),
             axis(
+                "cells",
                 7,
                 "lstm.{weight_ih_l0,weight_hh_l0,bias_ih_l0,bias_hh_l0}:0 lstm.weight_hh_l0:1 head.weight:1",
             ),
@@ -162,6 +163,7 @@ ENTRIES = (
         normal((2, 5, 4)),
         (
             axis(
+                "cells",
                 6,
                 "lstm.{weight_ih,weight_hh,bias_ih,bias_hh}_{l0,l1}:0 lstm.weight_hh_{l0,l1}:1 lstm.weight_ih_l1:1 "
                 "head.weight:1",
@@ -173,15 +175,15 @@ ENTRIES = (
         randomised(ProjectedLSTM),
         normal((2, 6, 5)),
         (
-            axis(7, "lstm.{weight_ih_l0,weight_hh_l0,bias_ih_l0,bias_hh_l0}:0 lstm.weight_hr_l0:1"),
-            axis(4, "lstm.weight_hr_l0:0 lstm.weight_hh_l0:1 head.weight:1"),
+            axis("cells", 7, "lstm.{weight_ih_l0,weight_hh_l0,bias_ih_l0,bias_hh_l0}:0 lstm.weight_hr_l0:1"),
+            axis("cells", 4, "lstm.weight_hr_l0:0 lstm.weight_hh_l0:1 head.weight:1"),
         ),
     ),
     ZooEntry(
         "lstm_returning_its_state",
         randomised(ReturnedState),
         normal((2, 6, 4)),
-        (axis(5, "embed.{weight,bias}:0 lstm.weight_ih_l0:1"),),
+        (axis("neurons", 5, "embed.{weight,bias}:0 lstm.weight_ih_l0:1"),),
     ),
     ZooEntry(
         "gru_bidirectional",
@@ -189,6 +191,7 @@ ENTRIES = (
         normal((2, 4, 5)),
         (
             axis(
+                "cells",
                 6,
                 "gru.{weight_ih,weight_hh,bias_ih,bias_hh}_{l0,l1}{,_reverse}:0 gru.weight_hh_{l0,l1}{,_reverse}:1 "
                 "gru.weight_ih_l1{,_reverse}:1 head.weight:1",
@@ -201,10 +204,11 @@ ENTRIES = (
         normal((2, 5, 4)),
         (
             axis(
+                "cells",
                 6,
                 "rnn.{weight_ih_l0,weight_hh_l0,bias_ih_l0,bias_hh_l0}:0 rnn.weight_hh_l0:1 gru.weight_ih_l0:1",
             ),
-            axis(7, "gru.{weight_ih_l0,weight_hh_l0}:0 gru.weight_hh_l0:1 head.weight:1"),
+            axis("cells", 7, "gru.{weight_ih_l0,weight_hh_l0}:0 gru.weight_hh_l0:1 head.weight:1"),
         ),
     ),
     ZooEntry(
@@ -212,20 +216,22 @@ ENTRIES = (
         randomised(ReluRNN),
         normal((2, 7, 4)),
         (
-            axis(5, "embed.{weight,bias}:0 rnn.weight_ih_l0:1"),
-            axis(6, "rnn.{weight_ih_l0,weight_hh_l0,bias_ih_l0,bias_hh_l0}:0 rnn.weight_hh_l0:1 head.weight:1"),
+            axis("neurons", 5, "embed.{weight,bias}:0 rnn.weight_ih_l0:1"),
+            axis(
+                "cells", 6, "rnn.{weight_ih_l0,weight_hh_l0,bias_ih_l0,bias_hh_l0}:0 rnn.weight_hh_l0:1 head.weight:1"
+            ),
         ),
     ),
     ZooEntry(
         "lstm_cell_loop",
         randomised(LSTMCellLoop),
         normal((2, 4, 5)),
-        (axis(7, "cell.{weight_ih,weight_hh,bias_ih,bias_hh}:0 cell.weight_hh:1 head.weight:1"),),
+        (axis("cells", 7, "cell.{weight_ih,weight_hh,bias_ih,bias_hh}:0 cell.weight_hh:1 head.weight:1"),),
     ),
     ZooEntry(
         "gru_cell_loop",
         randomised(GRUCellLoop),
         normal((2, 4, 5)),
-        (axis(6, "cell.{weight_ih,weight_hh,bias_ih,bias_hh}:0 cell.weight_hh:1 head.weight:1"),),
+        (axis("cells", 6, "cell.{weight_ih,weight_hh,bias_ih,bias_hh}:0 cell.weight_hh:1 head.weight:1"),),
     ),
 )

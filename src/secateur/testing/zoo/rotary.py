@@ -79,11 +79,11 @@ ENTRIES = (
         randomised(GroupedQueryRotary),
         normal((2, 9, 6)),
         (
-            axis(7, "embed.{weight,bias}:0 o_proj.weight:0 {q_proj,k_proj,v_proj,head}.weight:1"),
-            axis(3, "{q_proj,k_proj,v_proj}.weight:0 o_proj.weight:1"),
-            axis(2, "q_proj.weight:0 o_proj.weight:1"),
-            axis(4, "{q_proj,k_proj}.weight:0 inv_freq:0"),
-            axis(5, "v_proj.weight:0 o_proj.weight:1"),
+            axis("residual", 7, "embed.{weight,bias}:0 o_proj.weight:0 {q_proj,k_proj,v_proj,head}.weight:1"),
+            axis("kv_groups", 3, "{q_proj,k_proj,v_proj}.weight:0 o_proj.weight:1"),
+            axis("heads", 2, "q_proj.weight:0 o_proj.weight:1"),
+            axis("qk_width", 4, "{q_proj,k_proj}.weight:0 inv_freq:0"),
+            axis("v_width", 5, "v_proj.weight:0 o_proj.weight:1"),
         ),
     ),
     ZooEntry(
@@ -91,10 +91,10 @@ ENTRIES = (
         randomised(OneHeadWidth),
         normal((2, 9, 6)),
         (
-            axis(7, "embed.{weight,bias}:0 o_proj.weight:0 {q_proj,k_proj,v_proj,head}.weight:1"),
-            axis(3, "{q_proj,k_proj,v_proj}.weight:0 o_proj.weight:1"),
-            axis(2, "q_proj.weight:0 o_proj.weight:1"),
-            axis(4, "{q_proj,k_proj,v_proj}.weight:0 inv_freq:0 o_proj.weight:1"),
+            axis("residual", 7, "embed.{weight,bias}:0 o_proj.weight:0 {q_proj,k_proj,v_proj,head}.weight:1"),
+            axis("kv_groups", 3, "{q_proj,k_proj,v_proj}.weight:0 o_proj.weight:1"),
+            axis("heads", 2, "q_proj.weight:0 o_proj.weight:1"),
+            axis("qkv_width", 4, "{q_proj,k_proj,v_proj}.weight:0 inv_freq:0 o_proj.weight:1"),
         ),
     ),
 )

@@ -64,24 +64,24 @@ ENTRIES = (
         "as_wide_as_its_input",
         randomised(lambda: AsWideAsItsInput(computed_scale=False)),
         normal((2, 7, 6)),
-        (axis(4, "{embed,proj}.{weight,bias}:0 qkv.weight:0 {qkv,proj,head}.weight:1"),),
+        (axis("residual", 4, "{embed,proj}.{weight,bias}:0 qkv.weight:0 {qkv,proj,head}.weight:1"),),
     ),
     ZooEntry(
         "as_wide_as_its_input_with_computed_scale",
         randomised(lambda: AsWideAsItsInput(computed_scale=True)),
         normal((2, 7, 6)),
-        (axis(3, "{embed,proj}.{weight,bias}:0 qkv.weight:0 {qkv,proj,head}.weight:1"),),
+        (axis("heads", 3, "{embed,proj}.{weight,bias}:0 qkv.weight:0 {qkv,proj,head}.weight:1"),),
     ),
     ZooEntry(
         "tokens_of_stages",
         randomised(TokensOfStages),
         normal((2, 4)),
-        (axis(5, "stages.{0,1,2}.{weight,bias}:0 head.weight:1"),),
+        (axis("neurons", 5, "stages.{0,1,2}.{weight,bias}:0 head.weight:1"),),
     ),
     ZooEntry(
         "pooled_channels_last",
         randomised(PooledChannelsLast),
         normal((2, 6, 6, 4)),
-        (axis(5, "embed.{weight,bias}:0 head.weight:1"),),
+        (axis("neurons", 5, "embed.{weight,bias}:0 head.weight:1"),),
     ),
 )

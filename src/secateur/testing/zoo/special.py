@@ -174,8 +174,8 @@ def features_on_meta() -> Inputs:
 
 
 _TWO_LAYERS = (
-    axis(7, "{fc1,norm}.{weight,bias}:0 fc2.weight:1", exact=False),
-    axis(6, "fc2.{weight,bias}:0 fc3.weight:1"),
+    axis("neurons", 7, "{fc1,norm}.{weight,bias}:0 fc2.weight:1", exact=False),
+    axis("neurons", 6, "fc2.{weight,bias}:0 fc3.weight:1"),
 )
 
 ENTRIES = (
@@ -183,7 +183,7 @@ ENTRIES = (
         "weight_norm",
         randomised(WeightNorm),
         normal((2, 3, 7)),
-        (axis(6, "conv1.parametrizations.weight.{original0,original1}:0 conv1.bias:0 conv2.weight:1"),),
+        (axis("channels", 6, "conv1.parametrizations.weight.{original0,original1}:0 conv1.bias:0 conv2.weight:1"),),
     ),
     ZooEntry(
         "spectral_norm",
@@ -191,6 +191,7 @@ ENTRIES = (
         normal((2, 4)),
         (
             axis(
+                "neurons",
                 7,
                 "fc1.parametrizations.weight.{original,0._u}:0 fc1.bias:0 fc2.weight:1",
             ),
@@ -200,25 +201,27 @@ ENTRIES = (
         "channel_buffers",
         randomised(ChannelBuffers),
         normal((2, 3, 4, 5)),
-        (axis(6, "conv1.{weight,bias}:0 mean:1 scale:0 conv2.weight:1"),),
+        (axis("channels", 6, "conv1.{weight,bias}:0 mean:1 scale:0 conv2.weight:1"),),
     ),
     ZooEntry(
         "module_used_twice",
         randomised(ModuleUsedTwice),
         normal((2, 4)),
-        (axis(6, "{embed,shared}.{weight,bias}:0 {shared,head}.weight:1"),),
+        (axis("neurons", 6, "{embed,shared}.{weight,bias}:0 {shared,head}.weight:1"),),
     ),
     ZooEntry(
         "several_inputs_and_outputs",
         randomised(SeveralInputsAndOutputs),
         images_with_metadata,
         (
-            axis(5, "conv.{weight,bias}:0 fuse.weight:1"),
-            axis(6, "fc.{weight,bias}:0 fuse.weight:1"),
-            axis(7, "fuse.{weight,bias}:0 {features,classes}.weight:1"),
+            axis("channels", 5, "conv.{weight,bias}:0 fuse.weight:1"),
+            axis("neurons", 6, "fc.{weight,bias}:0 fuse.weight:1"),
+            axis("neurons", 7, "fuse.{weight,bias}:0 {features,classes}.weight:1"),
         ),
     ),
-    ZooEntry("data_branch", randomised(DataBranch), normal((2, 5)), (axis(7, "fc1.{weight,bias}:0 fc2.weight:1"),)),
+    ZooEntry(
+        "data_branch", randomised(DataBranch), normal((2, 5)), (axis("neurons", 7, "fc1.{weight,bias}:0 fc2.weight:1"),)
+    ),
     ZooEntry("parameters_without_gradients", randomised(partly_frozen), normal((2, 5)), _TWO_LAYERS),
     ZooEntry("bfloat16", in_bfloat16, features_in_bfloat16, _TWO_LAYERS, dtype=torch.bfloat16),
     ZooEntry("on_meta", on_meta, features_on_meta, _TWO_LAYERS, numeric=False),
@@ -227,8 +230,8 @@ ENTRIES = (
         randomised(InPlaceWrites),
         normal((2, 4)),
         (
-            axis(5, "stem.{weight,bias}:0 side.{weight,bias}:0 {side,head}.weight:1"),
-            axis(3, "stem.{weight,bias}:0 {side,head}.weight:1"),
+            axis("residual", 5, "stem.{weight,bias}:0 side.{weight,bias}:0 {side,head}.weight:1"),
+            axis("neurons", 3, "stem.{weight,bias}:0 {side,head}.weight:1"),
         ),
     ),
 )

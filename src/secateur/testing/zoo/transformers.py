@@ -152,9 +152,9 @@ _STREAM = (
     "block.{norm1,norm2,attention.proj,mlp.2}.{weight,bias}:0 block.{attention.qkv,mlp.0}.weight:1 norm.{weight,bias}:0"
 )
 _BLOCK_AXES = (
-    axis(3, "block.attention.qkv.{weight,bias}:0 block.attention.proj.weight:1"),
-    axis(4, "block.attention.qkv.{weight,bias}:0 block.attention.proj.weight:1"),
-    axis(9, "block.mlp.0.{weight,bias}:0 block.mlp.2.weight:1"),
+    axis("heads", 3, "block.attention.qkv.{weight,bias}:0 block.attention.proj.weight:1"),
+    axis("qkv_width", 4, "block.attention.qkv.{weight,bias}:0 block.attention.proj.weight:1"),
+    axis("neurons", 9, "block.mlp.0.{weight,bias}:0 block.mlp.2.weight:1"),
 )
 
 ENTRIES = (
@@ -164,11 +164,12 @@ ENTRIES = (
         normal((2, 7, 5)),
         (
             axis(
+                "residual",
                 12,
                 "embed.{weight,bias}:0 attention.in_proj_weight:1 attention.out_proj.{weight,bias}:0 head.weight:1",
             ),
-            axis(3, "attention.{in_proj_weight,in_proj_bias}:0 attention.out_proj.weight:1"),
-            axis(4, "attention.{in_proj_weight,in_proj_bias}:0 attention.out_proj.weight:1"),
+            axis("heads", 3, "attention.{in_proj_weight,in_proj_bias}:0 attention.out_proj.weight:1"),
+            axis("qkv_width", 4, "attention.{in_proj_weight,in_proj_bias}:0 attention.out_proj.weight:1"),
         ),
     ),
     ZooEntry(
@@ -177,18 +178,19 @@ ENTRIES = (
         normal((2, 7, 5)),
         (
             axis(
+                "residual",
                 12,
                 "embed.{weight,bias}:0 {layer1,layer2}.self_attn.in_proj_weight:1 "
                 "{layer1,layer2}.{self_attn.out_proj,linear2,norm1,norm2}.{weight,bias}:0 "
                 "{layer1,layer2}.linear1.weight:1 head.weight:1",
                 exact=False,
             ),
-            axis(3, "layer1.self_attn.{in_proj_weight,in_proj_bias}:0 layer1.self_attn.out_proj.weight:1"),
-            axis(4, "layer1.self_attn.{in_proj_weight,in_proj_bias}:0 layer1.self_attn.out_proj.weight:1"),
-            axis(3, "layer2.self_attn.{in_proj_weight,in_proj_bias}:0 layer2.self_attn.out_proj.weight:1"),
-            axis(4, "layer2.self_attn.{in_proj_weight,in_proj_bias}:0 layer2.self_attn.out_proj.weight:1"),
-            axis(10, "layer1.linear1.{weight,bias}:0 layer1.linear2.weight:1"),
-            axis(9, "layer2.linear1.{weight,bias}:0 layer2.linear2.weight:1"),
+            axis("heads", 3, "layer1.self_attn.{in_proj_weight,in_proj_bias}:0 layer1.self_attn.out_proj.weight:1"),
+            axis("qkv_width", 4, "layer1.self_attn.{in_proj_weight,in_proj_bias}:0 layer1.self_attn.out_proj.weight:1"),
+            axis("heads", 3, "layer2.self_attn.{in_proj_weight,in_proj_bias}:0 layer2.self_attn.out_proj.weight:1"),
+            axis("qkv_width", 4, "layer2.self_attn.{in_proj_weight,in_proj_bias}:0 layer2.self_attn.out_proj.weight:1"),
+            axis("neurons", 10, "layer1.linear1.{weight,bias}:0 layer1.linear2.weight:1"),
+            axis("neurons", 9, "layer2.linear1.{weight,bias}:0 layer2.linear2.weight:1"),
         ),
     ),
     ZooEntry(
@@ -196,7 +198,12 @@ ENTRIES = (
         randomised(VisionTransformer),
         normal((2, 3, 4, 6)),
         (
-            axis(10, f"patch.{{weight,bias}}:0 {{cls_token,positions}}:2 {_STREAM} head.weight:1", exact=False),
+            axis(
+                "residual",
+                10,
+                f"patch.{{weight,bias}}:0 {{cls_token,positions}}:2 {_STREAM} head.weight:1",
+                exact=False,
+            ),
             *_BLOCK_AXES,
         ),
     ),
@@ -204,21 +211,21 @@ ENTRIES = (
         "language_model",
         randomised(LanguageModel),
         tokens(11, 2, 7),
-        (axis(10, f"{{tokens,positions}}.weight:1 {_STREAM}", exact=False), *_BLOCK_AXES),
+        (axis("residual", 10, f"{{tokens,positions}}.weight:1 {_STREAM}", exact=False), *_BLOCK_AXES),
     ),
     ZooEntry(
         "tied_embedding",
         randomised(TiedEmbedding),
         tokens(11, 2, 5),
         (
-            axis(8, "embed.weight:1 fc1.weight:1 fc2.{weight,bias}:0"),
-            axis(6, "fc1.{weight,bias}:0 fc2.weight:1"),
+            axis("residual", 8, "embed.weight:1 fc1.weight:1 fc2.{weight,bias}:0"),
+            axis("neurons", 6, "fc1.{weight,bias}:0 fc2.weight:1"),
         ),
     ),
     ZooEntry(
         "embedding_bag",
         randomised(EmbeddingBag),
         tokens(11, 2, 5),
-        (axis(6, "bag.weight:1 fc1.weight:1"), axis(7, "fc1.{weight,bias}:0 fc2.weight:1")),
+        (axis("embedding", 6, "bag.weight:1 fc1.weight:1"), axis("neurons", 7, "fc1.{weight,bias}:0 fc2.weight:1")),
     ),
 )

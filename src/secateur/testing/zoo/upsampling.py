@@ -48,16 +48,19 @@ ENTRIES = (
         randomised(UNet),
         normal((2, 1, 6, 8)),
         (
-            axis(4, "encoder1.{weight,bias}:0 encoder2.weight:1 decoder.weight:1"),
-            axis(6, "encoder2.{weight,bias}:0 up.weight:0"),
-            axis(5, "up.weight:1 up.bias:0 decoder.weight:1"),
-            axis(7, "decoder.{weight,bias}:0 out.weight:1"),
+            axis("channels", 4, "encoder1.{weight,bias}:0 encoder2.weight:1 decoder.weight:1"),
+            axis("channels", 6, "encoder2.{weight,bias}:0 up.weight:0"),
+            axis("channels", 5, "up.weight:1 up.bias:0 decoder.weight:1"),
+            axis("channels", 7, "decoder.{weight,bias}:0 out.weight:1"),
         ),
     ),
     ZooEntry(
         "pixel_shuffle",
         randomised(PixelShuffle),
         normal((2, 3, 4, 5)),
-        (axis(5, "conv1.{weight,bias}:0 conv2.weight:1"), axis(6, "conv2.{weight,bias}:0 conv3.weight:1")),
+        (
+            axis("channels", 5, "conv1.{weight,bias}:0 conv2.weight:1"),
+            axis("channels", 6, "conv2.{weight,bias}:0 conv3.weight:1"),
+        ),
     ),
 )

@@ -96,14 +96,17 @@ ENTRIES = (
         normal((2, 3, 10, 6)),
         (
             axis(
+                "residual",
                 6,
                 "{patch,norm}.{weight,bias}:0 block.{norm1,norm2,attention.proj,mlp.2}.{weight,bias}:0 "
                 "block.{attention.qkv,mlp.0}.weight:1 head.weight:1",
                 exact=False,
             ),
-            axis(3, "block.attention.qkv.{weight,bias}:0 block.attention.table:1 block.attention.proj.weight:1"),
-            axis(5, "block.attention.qkv.{weight,bias}:0 block.attention.proj.weight:1"),
-            axis(10, "block.mlp.0.{weight,bias}:0 block.mlp.2.weight:1"),
+            axis(
+                "heads", 3, "block.attention.qkv.{weight,bias}:0 block.attention.table:1 block.attention.proj.weight:1"
+            ),
+            axis("qkv_width", 5, "block.attention.qkv.{weight,bias}:0 block.attention.proj.weight:1"),
+            axis("neurons", 10, "block.mlp.0.{weight,bias}:0 block.mlp.2.weight:1"),
         ),
     ),
 )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from secateur.axes import Comparison, Dim, Dims, Fixed, Operation, Width
+from secateur.axes import ONE, Comparison, Dim, Dims, Fixed, Operation, Width
 from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import rule
 
@@ -21,6 +21,7 @@ def mm(recorder: Recorder, out: Tensor, input: Tensor, mat2: Tensor, **_: Any) -
     (m, k), (k2, n) = recorder.dims(input), recorder.dims(mat2)
     _sum(recorder, k, k2, input, mat2)
     recorder.contraction((*input.shape, mat2.shape[1]), (m, _labelled(k, k2), n))
+    recorder.roles.product(input, mat2, m, _labelled(k, k2), n)
     recorder.result_zero = _zero_along(recorder, m, input) and _zero_along(recorder, n, mat2)
     return m, n
 
@@ -40,6 +41,7 @@ def bmm(recorder: Recorder, out: Tensor, input: Tensor, mat2: Tensor, **_: Any) 
     b = recorder.labels.tie(b, b2, recorder.reason("tied"))
     _sum(recorder, k, k2, input, mat2)
     recorder.contraction((*input.shape, mat2.shape[2]), (b, m, _labelled(k, k2), n))
+    recorder.roles.product(input, mat2, m, _labelled(k, k2), n, b)
     batch_zero = isinstance(b, Fixed) or recorder.zero(input) or recorder.zero(mat2)
     recorder.result_zero = batch_zero and _zero_along(recorder, m, input) and _zero_along(recorder, n, mat2)
     return b, m, n
@@ -57,6 +59,7 @@ def grouped_mm(
     recorder.freeze_all([offs] if offs is not None else [], "how many rows each expert gets")
     _sum(recorder, k, k2, input, mat2)
     recorder.contraction((*input.shape, mat2.shape[2]), (m, _labelled(k, k2), n))
+    recorder.roles.product(input, mat2, m, _labelled(k, k2), n, groups)
     recorder.result_zero = _zero_along(recorder, m, input) and _zero_along(recorder, n, mat2)
     step = ALIGNMENT // input.element_size()
     for dim in (_labelled(k, k2), n):
@@ -80,6 +83,7 @@ def mv(recorder: Recorder, out: Tensor, input: Tensor, vec: Tensor, **_: Any) ->
     (m, k), (k2,) = recorder.dims(input), recorder.dims(vec)
     _sum(recorder, k, k2, input, vec)
     recorder.contraction(input.shape, (m, _labelled(k, k2)))
+    recorder.roles.product(input, vec, m, _labelled(k, k2), ONE)
     recorder.result_zero = _zero_along(recorder, m, input)
     return (m,)
 
@@ -100,6 +104,7 @@ def dot(recorder: Recorder, out: Tensor, input: Tensor, **arguments: Any) -> Dim
     (k,), (k2,) = recorder.dims(input), recorder.dims(other)
     _sum(recorder, k, k2, input, other)
     recorder.contraction(input.shape, (_labelled(k, k2),))
+    recorder.roles.product(input, other, ONE, _labelled(k, k2), ONE)
     return ()
 
 
@@ -147,6 +152,8 @@ def convolution(
         (groups_dim, ins, outs, *spatial),
         factor=out.shape[0] * math.prod(kernel),
     )
+    several = groups > 1 and weight.shape[1] > 1 and weight.shape[0] > groups
+    recorder.roles.convolution(x[1], channels, groups_dim if several else None)
     dims = (x[0], channels, *spatial)
     recorder.result_zero = recorder.zero(weight) and (bias is None or recorder.zero(bias))
     if any(isinstance(dim, np.ndarray) for dim in spatial):

@@ -53,6 +53,7 @@ def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: d
         logger.debug("the rule of %s failed", func._schema.name, exc_info=True)
         _unknown(recorder, f"{func._schema.name} is used in a way its rule does not know ({error})", tensors, out)
     _remember_memory(recorder, func, arguments, out)
+    recorder.roles.ran(operands([out]), tensors)
 
 
 def _by_rule(recorder: Recorder, entry: Entry, arguments: dict[str, Any], tensors: Sequence[Tensor], out: Any) -> None:
@@ -70,6 +71,7 @@ def _pointwise(recorder: Recorder, tensors: Sequence[Tensor], out: Any) -> None:
     """Element-wise operators may have several results; those of another shape are scratch."""
     outs = [out] if isinstance(out, Tensor) else [t for t in out if isinstance(t, Tensor)]
     dims = broadcast(recorder, tensors, outs[0])
+    recorder.roles.pointwise(recorder.operator, tensors, dims)
     recorder.result_zero = False
     fixed = recorder.reason("scratch of an operator")
     _learn(recorder, outs, [dims if t.shape == outs[0].shape else fixed_dims(t, fixed) for t in outs])

@@ -17,6 +17,7 @@ def embedding(recorder: Recorder, out: Tensor, weight: Tensor, indices: Tensor, 
     table = recorder.dims(weight)
     recorder.result_zero = recorder.zero(weight)
     recorder.labels.freeze(table[0], recorder.reason("a vocabulary: looked up by index"))
+    recorder.roles.lookup(table[1:])
     return (*recorder.dims(indices), *table[1:])
 
 
@@ -27,6 +28,7 @@ def embedding_bag(recorder: Recorder, out: Any, weight: Tensor, **_: Any) -> lis
     recorder.result_zero = recorder.zero(weight)
     reason = recorder.reason("a vocabulary: looked up by index")
     recorder.labels.freeze(table[0], reason)
+    recorder.roles.lookup(table[1:])
     return [(Fixed(reason), table[1]), *(fixed_dims(t, reason) for t in out[1:])]
 
 

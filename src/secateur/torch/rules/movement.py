@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from secateur.axes import ONE, Dim, Dims, Fixed
+from secateur.axes import ONE, Dim, Dims, Fixed, Role
 from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import fixed_dims, rule
 
@@ -108,6 +108,8 @@ def expand(recorder: Recorder, out: Tensor, input: Tensor, size: list[int], **_:
     dims: list[Dim] = []
     for given, old, new, dim in zip(size, before, out.shape, found, strict=True):
         repeated = recorder.labels.fresh(new) if old == 1 and new > 1 else dim
+        if repeated is not dim:
+            recorder.roles.mark(Role.REPEATED, repeated)
         expression = recorder.size(given, repeated if given != -1 else ONE)
         if expression is None and repeated is not dim and recorder.sizes.name not in _BROADCASTS:
             recorder.labels.freeze(repeated, recorder.reason(f"{recorder.sizes.name} decides how many"))

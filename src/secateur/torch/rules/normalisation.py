@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from secateur.axes import ONE, Dim, Dims
+from secateur.axes import ONE, Dim, Dims, Role
 from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import rule
 
@@ -61,6 +61,7 @@ def group_norm(
         sizes = (groups, input.shape[1] // groups)
         group, within = recorder.labels.split_square(dims[1], sizes, recorder.reason("a group norm"))
         recorder.size(groups, group)
+        recorder.roles.mark(Role.GROUPED, group)
     recorder.labels.mark_normalised(within)
     for other in (weight, bias):
         if other is not None:
@@ -75,6 +76,7 @@ def softmax(recorder: Recorder, out: Tensor, input: Tensor, dim: int, **_: Any) 
     dims = recorder.dims(input)
     if dims:
         recorder.labels.mark_normalised(dims[dim])
+        recorder.roles.softmax(input, dims[dim])
     return dims
 
 
