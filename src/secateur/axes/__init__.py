@@ -1,6 +1,7 @@
 """What may be removed from a network: labels, units, axes, plans. Integers only; knows no framework."""
 
 from secateur.axes.blocks import Integers
+from secateur.axes.branches import BRANCHES, Branch, FrozenBranch, Joint, Removal, StandIn
 from secateur.axes.build import Run, build_network
 from secateur.axes.cost import Contraction, Cost, TensorSpec
 from secateur.axes.labels import ONE, Dim, Dims, Fixed, Labels, Reason
@@ -9,11 +10,13 @@ from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
 from secateur.axes.sizes import Attribute, Comparison, Expression, Operation, SizeUse, Width
 
 __all__ = [
+    "BRANCHES",
     "ONE",
     "Attribute",
     "AttributeChange",
     "Axis",
     "AxisCut",
+    "Branch",
     "Comparison",
     "Contraction",
     "Cost",
@@ -22,16 +25,20 @@ __all__ = [
     "Expression",
     "Fixed",
     "Frozen",
+    "FrozenBranch",
     "Integers",
+    "Joint",
     "Labels",
     "Network",
     "Operation",
     "Plan",
     "Reason",
+    "Removal",
     "Run",
     "Scores",
     "SizeUse",
     "Slot",
+    "StandIn",
     "TensorCut",
     "TensorSpec",
     "Width",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from secateur.axes.blocks import Integers
+from secateur.axes.branches import BRANCHES
 from secateur.axes.cost import Contraction, TensorSpec
 from secateur.axes.labels import CONSTANT, Dims, Fixed, Labels, Reason
 from secateur.axes.network import Axis, Frozen, Network, Slot
@@ -238,7 +239,7 @@ def _module_of(tensor: str) -> str:
 
 
 def _unique_names(names: Sequence[str]) -> list[str]:
-    seen: dict[str, int] = {}
+    seen: dict[str, int] = {BRANCHES: 1}
     unique = []
     for name in names:
         seen[name] = seen.get(name, 0) + 1

@@ -15,7 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.axes import ONE, Network, Reason, build_network
 from secateur.errors import CaptureError, DataError, ModelError, SecateurError
-from secateur.torch.attention import open_attention
+from secateur.torch.attention import OpenMultiheadAttention, open_attention
+from secateur.torch.branches import add_branches
+from secateur.torch.flow import Flow
 from secateur.torch.layers import limit_layer_sizes
 from secateur.torch.leaks import Created
 from secateur.torch.places import line_of
@@ -24,6 +26,7 @@ from secateur.torch.replicate import replicate
 from secateur.torch.rules import apply
 from secateur.torch.size import remember_attributes
 from secateur.torch.structure import tensors_in
+from secateur.torch.trial import Trial
 from secateur.torch.values import KnownValues
 
 logger = logging.getLogger(__name__)
@@ -111,26 +114,48 @@ class _NeedsValuesError(Exception):
 
 def _watch(model: nn.Module, inputs: Inputs, created: Created, meta: bool) -> Network:
     """Run a copy of the model under observation."""
-    copy = replicate(model, _to_meta if meta else lambda tensor: tensor.detach().clone())
-    copy.eval()
-    opened = open_attention(copy)
+    copy, moved, values = _copied(model, inputs, meta)
     recorder = Recorder(_state(copy), {id(module): path for path, module in copy.named_modules()})
-    recorder.run.opened = tuple(opened)
+    recorder.run.opened = tuple(path for path, module in copy.named_modules() if isinstance(module, OpenMultiheadAttention))
     remember_attributes(copy, recorder.tracker)
-    moved = pytree.tree_map_only(Tensor, _to_meta if meta else lambda t: t.detach().clone(), inputs)
-    values = KnownValues() if meta else None
-    for leaf, real in zip(pytree.tree_leaves(moved), pytree.tree_leaves(inputs), strict=True):
+    for leaf in pytree.tree_leaves(moved):
         if isinstance(leaf, Tensor):
             recorder.learn(leaf, tuple(ONE if n == 1 else INPUT for n in leaf.shape), zero=False)
-            if values is not None:
-                values.learn(leaf, real)
     watch = _Watch(recorder, values, {id(tensor) for tensor in _state(model).values()}, created)
-    _freeze_output(recorder, _run(copy, moved, watch), model)
+    watch.flow.watch(copy)
+    output = _run(copy, moved, watch)
+    watch.flow.finish(output)
+    _freeze_output(recorder, output, model)
     limit_layer_sizes(copy, recorder)
     if any(not recorder.was_read(parameter) for parameter in copy.parameters()):
         _watch_training(copy, moved, watch)
     recorder.forget_tensors()
-    return build_network(recorder.run)
+    network = build_network(recorder.run)
+    return add_branches(network, watch.flow, copy, _state(copy), lambda units: _try(model, inputs, created, meta)(units))
+
+
+def _try(model: nn.Module, inputs: Inputs, created: Created, meta: bool) -> Trial:
+    """Runs of another copy, without observation."""
+    copy, moved, values = _copied(model, inputs, meta)
+
+    def run(mode: Trial) -> None:
+        with torch.no_grad(), open_paths(), mode:
+            created.add(pytree.tree_leaves(call(copy, moved)))
+
+    return Trial(copy, run, values)
+
+
+def _copied(model: nn.Module, inputs: Inputs, meta: bool) -> tuple[nn.Module, Inputs, KnownValues | None]:
+    """A copy of the model to be watched, a copy of its inputs, and on the meta device what is known of their values."""
+    copy = replicate(model, _to_meta if meta else lambda tensor: tensor.detach().clone())
+    copy.eval()
+    open_attention(copy)
+    moved = pytree.tree_map_only(Tensor, _to_meta if meta else lambda t: t.detach().clone(), inputs)
+    values = KnownValues() if meta else None
+    for leaf, real in zip(pytree.tree_leaves(moved), pytree.tree_leaves(inputs), strict=True):
+        if isinstance(leaf, Tensor) and values is not None:
+            values.learn(leaf, real)
+    return copy, moved, values
 
 
 def _freeze_output(recorder: Recorder, output: Any, model: nn.Module) -> None:
@@ -150,6 +175,7 @@ def _freeze_output(recorder: Recorder, output: Any, model: nn.Module) -> None:
 def _watch_training(model: nn.Module, inputs: Inputs, watch: "_Watch") -> None:
     """Some parameters are read in training only, by auxiliary heads, say: an axis is what holds in both modes."""
     model.train()
+    watch.training = True
     try:
         _freeze_output(watch.recorder, _run(model, inputs, watch), model)
     except (CaptureError, _NeedsValuesError) as error:
@@ -188,6 +214,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, recorder: Recorder, values: KnownValues | None, originals: set[int], created: Created) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.recorder, self.values, self.originals, self.created = recorder, values, originals, created
+        self.flow, self.training = Flow(), False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -198,7 +225,13 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         out = func(*args, **kwargs) if self.values is None else self.values.run(func, args, kwargs)
         self.created.add(out)
+        before = len(self.recorder.run.contractions)
         apply(self.recorder, func, args, kwargs, out)
+        if self.training:
+            return out
+        found = self.flow.add(func, args, kwargs, out, range(before, len(self.recorder.run.contractions)))
+        if found is not None:
+            found.where = self.recorder.where()
         return out
 
 

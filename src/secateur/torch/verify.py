@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.axes import Axis, Integers, Network, Plan
+from secateur.axes import BRANCHES, Axis, Integers, Network, Plan
 from secateur.errors import SecateurError, VerificationError
 from secateur.torch.apply import compact, mask, state_of
 from secateur.torch.capture import Inputs, TracedNetwork, call, trace
@@ -139,7 +139,7 @@ def permuted_positions(units: Integers, order: Integers) -> Integers:
 
 def zero_is_prune_error(model: nn.Module, network: TracedNetwork | Network, plan: Plan, inputs: Inputs) -> float:
     """The difference between masked and compact model, for the part of the plan that lies on exact axes."""
-    exact = {axis.name for axis in network.axes if axis.exact}
+    exact = {BRANCHES, *(axis.name for axis in network.axes if axis.exact)}
     part = network.plan({axis.name: np.array(axis.kept) for axis in plan.axes if axis.name in exact})
     masked = _run(mask(model, part), inputs, "the masked model")
     return difference(masked, _run(compact(model, part), inputs, "the compact model"))
@@ -181,6 +181,10 @@ def _check_slots(network: Network, plan: Plan) -> int:
                 f"the plan cuts {name!r} to {_shape(ours.get(name))}, but its axes {axes} ask for {_shape(theirs.get(name))}; "
                 "make plans with network.plan(...) or an allocator"
             )
+    if plan.removal != expected.removal:
+        raise VerificationError(
+            f"the plan removes other modules than its branches ask for: {plan.removal}; make plans with network.plan(...)"
+        )
     return len(theirs)
 
 
