@@ -160,6 +160,14 @@ class Network:
         contractions = {number for branch in gone for number in self.branches[branch].contractions}
         return self._cost_model.cost(kept, removal_of(self.branches, gone).tensors, contractions)
 
+    def branch_cost(self, number: int) -> Cost:
+        """What goes with a branch, of the dense network's cost."""
+        branch, kept = self.branches[number], np.array([axis.size for axis in self.axes], dtype=np.int64)
+        gone = {n for i in (number, *branch.within) for n in self.branches[i].contractions}
+        whole = self._cost_model.cost(kept)
+        rest = self._cost_model.cost(kept, removal_of(self.branches, (number, *branch.within)).tensors, gone)
+        return Cost(whole.parameters - rest.parameters, whole.macs - rest.macs, whole.bytes - rest.bytes)
+
     @cached_property
     def _cost_model(self) -> CostModel:
         return CostModel([axis.size for axis in self.axes], self.tensors, self.dims, self.contractions)

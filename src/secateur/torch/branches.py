@@ -9,7 +9,7 @@ from math import prod
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from secateur.axes import Branch, FrozenBranch, Joint, Network, Removal, StandIn
+from secateur.axes import Branch, Contraction, FrozenBranch, Joint, Network, Removal, StandIn
 from secateur.axes.branches import branch_name
 from secateur.torch.flow import Call, Flow, Sum
 from secateur.torch.places import is_users, short
@@ -70,7 +70,11 @@ def add_branches(network: Network, flow: Flow, model: nn.Module, state: Mapping[
     ]
     if not units:
         return network
-    form = _Graph(flow, tensors, unread, model) if isinstance(model, GraphModule) else _Modules(flow, tensors, model, unread)
+    form: _Graph | _Modules
+    if isinstance(model, GraphModule):
+        form = _Graph(flow, tensors, unread, model)
+    else:
+        form = _Modules(flow, tensors, unread, model, network.contractions)
     units = form.united(units)
     if isinstance(form, _Modules):
         _choose_modules(form, units, trial)
@@ -95,13 +99,19 @@ def _is_parameter(tensors: Mapping[int, str], state: Mapping[str, Tensor], sourc
 
 
 def _joins(flow: Flow) -> Iterator[tuple[Sum, int]]:
-    """The sums of which one side was made of what the other side, or the sum that it is part of, brings along."""
+    """The sums of which a side was made of what the other side, or the sum that it is part of, brings along."""
+    apart = set[int]()
     for one in flow.sums.values():
-        for side in (1, 0):
-            goes, stays = one.sides[side], one.sides[1 - side]
-            if not set(goes) & set(stays) and flow.comes_of(goes, _stream(flow, one, stays)):
-                yield one, side
-                break
+        joins = [
+            side
+            for side in (0, 1)
+            if not set(one.sides[side]) & set(one.sides[1 - side])
+            and not apart.issuperset(one.sides[side])
+            and flow.comes_of(one.sides[side], _stream(flow, one, one.sides[1 - side]))
+        ]
+        yield from ((one, side) for side in joins)
+        if len(joins) == 2:  # they go one by one
+            apart.add(one.number)
 
 
 def _stream(flow: Flow, one: Sum, stays: tuple[int, ...]) -> set[int]:
@@ -157,8 +167,15 @@ class _Graph:
 class _Modules:
     """Branches of a model that is made of modules: these get a stand-in."""
 
-    def __init__(self, flow: Flow, tensors: Mapping[int, str], model: nn.Module, unread: set[int]) -> None:
-        self.flow, self.tensors, self.unread = flow, tensors, unread
+    def __init__(
+        self,
+        flow: Flow,
+        tensors: Mapping[int, str],
+        unread: set[int],
+        model: nn.Module,
+        contractions: Sequence[Contraction],
+    ) -> None:
+        self.flow, self.tensors, self.unread, self.contractions = flow, tensors, unread, contractions
         self.calls = sorted(flow.calls, key=lambda call: (call.start, -call.stop, call.path.count(".")))
         self.starts = [call.start for call in self.calls]
         self.by_path: dict[str, list[Call]] = {}
@@ -215,7 +232,8 @@ class _Modules:
         covered = set(self.operators(unit))
         for number in sorted(unit.inside - covered):
             if self.flow.contractions[number]:
-                return "the code between its modules multiplies"
+                where = self.contractions[self.flow.contractions[number][0]].where
+                return f"what multiplies at {where} is in no module that serves it alone"
         if not _only_read_by(self.flow, self.tensors, covered):
             return "none of its modules holds its parameters"
         return ""

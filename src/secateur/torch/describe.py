@@ -28,13 +28,12 @@ def _branches(network: Network) -> list[str]:
     """What can be removed whole, numbered as `network.plan({"branches": ...})` takes it."""
     if not network.branches:
         return []
-    whole, every = network.cost(), range(len(network.branches))
+    every = range(len(network.branches))
     rows = [(BRANCHES, "parameters", "MACs", "goes with", "joins at")]
     for number, branch in enumerate(network.branches):
-        less = network.cost(network.plan({BRANCHES: [n for n in every if n != number and n not in branch.within]}))
+        cost = network.branch_cost(number)
         outer = [str(n) for n in every if number in network.branches[n].within]
-        saved = (f"{whole.parameters - less.parameters:,}", f"{whole.macs - less.macs:,}")
-        rows.append((f"{number} {branch.name}", *saved, ", ".join(outer) or "-", branch.where))
+        rows.append((f"{number} {branch.name}", f"{cost.parameters:,}", f"{cost.macs:,}", ", ".join(outer) or "-", branch.where))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return [
         *(

@@ -152,7 +152,7 @@ def _join_without(graph: GraphModule, removal: Removal) -> None:
                 stays = graph.graph.call_function(torch.ops.aten.clone.default, (stays,))
         assert isinstance(stays, Node)
         node.replace_all_uses_with(stays)
-    erased = {name for joint in removal.joints for name in (joint.node, *joint.nodes)}
+    erased = {node.name for node in goes}.union(*(joint.nodes for joint in removal.joints))
     served = {node for node in graph.graph.nodes if node.users and node.op != "placeholder" and not _writes(node)}
     for node in reversed(graph.graph.nodes):
         checks = node.target is torch.ops.aten._assert_tensor_metadata.default

@@ -1,5 +1,6 @@
 """Runs a model without the modules of its branches, on the meta device, to see that it runs and that zeros are what joins."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -51,7 +52,7 @@ class Trial(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 left.remove(unit)
             lines |= {blamed.where} if blamed is not None else set()
         for unit in left:
-            if sorted(self._joined.get(unit, [])) != sorted(one.where for one, _ in unit.sums):
+            if Counter(one.where for one, _ in unit.sums) - Counter(self._joined.get(unit, [])):
                 unit.reason = "without its modules the code between them does not give zeros of the right shape"
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -112,11 +113,11 @@ class Trial(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _join(self, tensors: Sequence[Tensor]) -> None:
         """Zeros join something of their shape: perhaps those of a branch, where it joins."""
         where = running(self._paths)
-        for tensor in tensors:
-            for unit in {unit for unit, _ in self.tags(tensor)}:
+        for tensor, other in (tensors, reversed(tensors)):
+            for unit in {unit for unit, _ in self.tags(tensor)} - {unit for unit, _ in self.tags(other)}:
                 if any(one.where == where for one, _ in unit.sums):
                     self._joined.setdefault(unit, []).append(where)
-                    unit.last |= {path for other, path in self.tags(tensor) if other is unit}
+                    unit.last |= {path for found, path in self.tags(tensor) if found is unit}
 
     def _gives_zeros(self, func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
         schema = schema_of(func)
