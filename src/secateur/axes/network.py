@@ -148,13 +148,13 @@ class Network:
         Raises:
             PlanError: An unknown axis, or a number outside 0..size.
         """
-        counts, gone = left or {}, frozenset[int]()
-        if isinstance(left, Plan):
-            counts = {name: count for name, count in left.counts.items() if name != BRANCHES}
-            gone = removed_branches(self.branches, left.kept[BRANCHES]) if BRANCHES in left.kept else gone
-        assert not isinstance(counts, Plan)
+        counts, gone = (left.counts if isinstance(left, Plan) else left or {}), frozenset[int]()
+        if isinstance(left, Plan) and BRANCHES in counts:
+            gone = removed_branches(self.branches, left.kept[BRANCHES])
+        elif counts.get(BRANCHES, len(self.branches)) != len(self.branches):
+            raise PlanError(f"each of the {BRANCHES} costs something else: give cost() a plan, not numbers")
         for name, count in counts.items():
-            if not 0 <= count <= self.axis(name).size:
+            if name != BRANCHES and not 0 <= count <= self.axis(name).size:
                 raise PlanError(f"axis {name!r} has {self.axis(name).size} units; it cannot keep {count}")
         kept = np.array([counts.get(axis.name, axis.size) for axis in self.axes], dtype=np.int64)
         contractions = {number for branch in gone for number in self.branches[branch].contractions}
@@ -212,9 +212,7 @@ class Network:
         return Plan(
             axes=tuple(axes),
             tensors=tuple(
-                cut
-                for name in self.dims
-                if name not in removal.tensors and (cut := self._cut(name, mask)) is not None
+                cut for name in self.dims if name not in removal.tensors and (cut := self._cut(name, mask)) is not None
             ),
             attributes=tuple(
                 AttributeChange(a.module, a.name, a.index, a.value, new)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -85,7 +85,7 @@ class Plan:
     tensors: tuple[TensorCut, ...]
     attributes: tuple[AttributeChange, ...] = ()
     opened: tuple[str, ...] = ()
-    removal: Removal = Removal()
+    removal: Removal = field(default_factory=Removal)
 
     @property
     def kept(self) -> dict[str, NDArray[np.int64]]:

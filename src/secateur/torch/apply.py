@@ -117,10 +117,10 @@ def unmask(masked: nn.Module) -> nn.Module:
         return result
 
     model = replicate(masked, restored)
-    record = model.__dict__.pop(_MASK, record)  # a copy of a graph comes without it
-    for handle in record.silenced:
+    copied = model.__dict__.pop(_MASK, record)  # a copy of a graph comes without it
+    for handle in copied.silenced:
         handle.remove()
-    unsilence(model, record.plan.removal)
+    unsilence(model, copied.plan.removal)
     return model
 
 

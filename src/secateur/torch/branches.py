@@ -327,4 +327,3 @@ def _only_read_by(flow: Flow, tensors: Mapping[int, str], operators: Collection[
         for number, name in tensors.items()
         if flow.readers.get(number) and all(reader in operators for reader in flow.readers[number])
     )
-

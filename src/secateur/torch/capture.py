@@ -116,7 +116,9 @@ def _watch(model: nn.Module, inputs: Inputs, created: Created, meta: bool) -> Ne
     """Run a copy of the model under observation."""
     copy, moved, values = _copied(model, inputs, meta)
     recorder = Recorder(_state(copy), {id(module): path for path, module in copy.named_modules()})
-    recorder.run.opened = tuple(path for path, module in copy.named_modules() if isinstance(module, OpenMultiheadAttention))
+    recorder.run.opened = tuple(
+        path for path, module in copy.named_modules() if isinstance(module, OpenMultiheadAttention)
+    )
     remember_attributes(copy, recorder.tracker)
     for leaf in pytree.tree_leaves(moved):
         if isinstance(leaf, Tensor):
@@ -131,7 +133,9 @@ def _watch(model: nn.Module, inputs: Inputs, created: Created, meta: bool) -> Ne
         _watch_training(copy, moved, watch)
     recorder.forget_tensors()
     network = build_network(recorder.run)
-    return add_branches(network, watch.flow, copy, _state(copy), lambda units: _try(model, inputs, created, meta)(units))
+    return add_branches(
+        network, watch.flow, copy, _state(copy), lambda units: _try(model, inputs, created, meta)(units)
+    )
 
 
 def _try(model: nn.Module, inputs: Inputs, created: Created, meta: bool) -> Trial:

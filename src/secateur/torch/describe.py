@@ -33,7 +33,9 @@ def _branches(network: Network) -> list[str]:
     for number, branch in enumerate(network.branches):
         cost = network.branch_cost(number)
         outer = [str(n) for n in every if number in network.branches[n].within]
-        rows.append((f"{number} {branch.name}", f"{cost.parameters:,}", f"{cost.macs:,}", ", ".join(outer) or "-", branch.where))
+        rows.append(
+            (f"{number} {branch.name}", f"{cost.parameters:,}", f"{cost.macs:,}", ", ".join(outer) or "-", branch.where)
+        )
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     return [
         *(
@@ -56,7 +58,8 @@ def _frozen(frozen: Iterable[Frozen], branches: Iterable[FrozenBranch]) -> list[
         tensors = [f"{item.tensor}:{item.dim}" for item in items]
         shown = ", ".join(tensors[:3]) + (f", and {len(tensors) - 3} more" if len(tensors) > 3 else "")
         lines.append(f"  {reason}{f' ({where})' if where else ''}: {shown}")
-    for reason, where in places.items():
-        shown = ", ".join(where[:3]) + (f", and {len(where) - 3} more" if len(where) > 3 else "")
+    for reason, lines_of_code in places.items():
+        more = len(lines_of_code) - 3
+        shown = ", ".join(lines_of_code[:3]) + (f", and {more} more" if more > 0 else "")
         lines.append(f"  branches: {reason}: {shown}")
     return lines

@@ -1,9 +1,10 @@
 """What takes the place of modules whose branch is removed, and how a branch is silenced without removing it."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._ops import OpOverload
 from torch.fx import GraphModule, Node
 from torch.utils.hooks import RemovableHandle
@@ -11,6 +12,8 @@ from torch.utils.hooks import RemovableHandle
 from secateur.axes import Removal, StandIn
 from secateur.errors import ModelError
 from secateur.torch.structure import tensors_in
+
+_PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype})
 
 
 class Skipped(nn.Module):
@@ -20,7 +23,7 @@ class Skipped(nn.Module):
         super().__init__()
         own = vars(self)
         for name, value in vars(module).items():
-            if name not in own and not isinstance(value, (Tensor, nn.Module)) and not tensors_in(value):
+            if name not in own and (type(value) in _PLAIN or not (isinstance(value, nn.Module) or tensors_in(value))):
                 own[name] = value
         for name in module._parameters:
             self.register_parameter(name, None)
@@ -42,13 +45,13 @@ class Skipped(nn.Module):
         return self.skipped_class
 
 
+@dataclass(frozen=True, slots=True)
 class _Silence:
     """A forward hook that puts zeros in the place of a module's results."""
 
-    def __init__(self, results: tuple[str, ...] | None) -> None:
-        self.results = results
+    results: tuple[str, ...] | None
 
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ARG002 - as a hook is called
         if self.results is None:
             return torch.zeros_like(output)
         pairs = zip(output, self.results, strict=True)
@@ -61,8 +64,12 @@ def remove(model: nn.Module, removal: Removal) -> None:
     Raises:
         ModelError: It is not there: the plan is for another model.
     """
+    held = holders(model) if removal.modules else {}
     for stand_in in removal.modules:
-        put(model, stand_in.module, Skipped(_module(model, stand_in.module), stand_in))
+        module = _module(model, stand_in.module)
+        skipped = Skipped(module, stand_in)
+        for parent, name in held[module]:
+            parent.register_module(name, skipped)
     if removal.joints:
         graph = _graph_of(model, removal)
         _join_without(graph, removal)
@@ -102,13 +109,14 @@ def unsilence(model: nn.Module, removal: Removal) -> None:
         graph.recompile()
 
 
-def put(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module in the place of another one, under each of its names."""
-    old = model.get_submodule(path)
+def holders(model: nn.Module) -> dict[nn.Module, list[tuple[nn.Module, str]]]:
+    """For each module of a model, who holds it, and under which names."""
+    found: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
     for parent in model.modules():
-        for name, child in list(parent._modules.items()):
-            if child is old:
-                parent._modules[name] = module
+        for name, child in parent._modules.items():
+            if child is not None:
+                found.setdefault(child, []).append((parent, name))
+    return found
 
 
 def _module(model: nn.Module, path: str) -> nn.Module:
@@ -162,4 +170,3 @@ def _join_without(graph: GraphModule, removal: Removal) -> None:
 
 def _writes(node: Node) -> bool:
     return isinstance(node.target, OpOverload) and node.target._schema.is_mutable
-

@@ -14,7 +14,7 @@ from secateur.torch.places import line_of, running
 from secateur.torch.rules.pointwise import at_zero
 from secateur.torch.rules.registry import RULES
 from secateur.torch.schema import operands, schema_of
-from secateur.torch.stand_in import Skipped, put
+from secateur.torch.stand_in import Skipped, holders
 from secateur.torch.values import KnownValues
 
 Tags = frozenset[tuple[Unit, str]]
@@ -33,6 +33,7 @@ class Trial(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module, run: Callable[["Trial"], Any], values: KnownValues | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.model, self._run, self._values = model, run, values
+        self._modules, self._holders = dict(model.named_modules()), holders(model)
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._silent: dict[int, tuple[Tensor, Tags]] = {}
         self._joined: dict[Unit, list[str]] = {}
@@ -46,11 +47,12 @@ class Trial(TorchDispatchMode):  # type: ignore[no-untyped-call]
             reason = self._without(left)
             if not reason:
                 break
-            blamed = self._latest
-            for unit in [u for u in left if u is blamed or blamed is None or (u.where == blamed.where in lines)]:
+            blamed = self._blamed()
+            line = _line(blamed)
+            for unit in [u for u in left if blamed in (u, None) or (line in lines and _line(u) == line)]:
                 unit.reason = f"without its modules the code fails: {reason}"
                 left.remove(unit)
-            lines |= {blamed.where} if blamed is not None else set()
+            lines.add(line)
         for unit in left:
             if Counter(one.where for one, _ in unit.sums) - Counter(self._joined.get(unit, [])):
                 unit.reason = "without its modules the code between them does not give zeros of the right shape"
@@ -79,24 +81,29 @@ class Trial(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = self._silent.get(id(tensor))
         return known[1] if known is not None else frozenset()
 
+    def _blamed(self) -> Unit | None:
+        """The unit a stand-in of which ran last."""
+        return self._latest
+
     def _without(self, units: Sequence[Unit]) -> str:
         """Run without the modules of these units; returns what fails."""
-        handles = []
-        old = dict(self.model.named_modules())
-        stand_ins: list[tuple[str, nn.Module]] = []
+        replaced: list[nn.Module] = []
         for unit in units:
             for path, results in unit.stand_ins.items():
-                stand_in = Skipped(old[path], StandIn(path, results, last=False))
-                handles.append(stand_in.register_forward_hook(self._tag(unit, path)))
-                put(self.model, path, stand_in)
-                stand_ins.append((path, old[path]))
+                stand_in = Skipped(self._modules[path], StandIn(path, results, last=False))
+                stand_in.register_forward_hook(self._tag(unit, path))
+                replaced.append(self._modules[path])
+                for parent, name in self._holders[self._modules[path]]:
+                    parent.register_module(name, stand_in)
         try:
             self._run(self)
         except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
-            return f"{type(error).__name__}: {error} ({line_of(error)})"
+            said = str(error).partition("\n")[0]
+            return f"{type(error).__name__}: {said} ({line_of(error)})"
         finally:
-            for path, module in stand_ins:
-                put(self.model, path, module)
+            for module in replaced:
+                for parent, name in self._holders[module]:
+                    parent.register_module(name, module)
         return ""
 
     def _tag(self, unit: Unit, path: str) -> Callable[..., None]:
@@ -130,7 +137,10 @@ class Trial(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Memory that held zeros holds something else now."""
         memory = {tensor.untyped_storage()._cdata for tensor in written if isinstance(tensor, Tensor)}
         self._silent = {
-            key: known
-            for key, known in self._silent.items()
-            if known[0].untyped_storage()._cdata not in memory
+            key: known for key, known in self._silent.items() if known[0].untyped_storage()._cdata not in memory
         }
+
+
+def _line(unit: Unit | None) -> str:
+    """Where a unit joins, without the module: branches that the same code joins fail alike."""
+    return "" if unit is None else unit.where.partition(" in ")[0]
