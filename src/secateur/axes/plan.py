@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.axes.branches import Removal
+from secateur.axes.branches import BRANCHES, Removal
 from secateur.errors import PlanError
 
 
@@ -120,7 +120,8 @@ class Plan:
     def __str__(self) -> str:
         cut = [axis for axis in self.axes if len(axis.kept) < axis.size]
         lines = [f"{axis.name}: {axis.size} -> {len(axis.kept)}" for axis in cut]
-        return "\n".join([f"Plan: {len(cut)} of {len(self.axes)} axes shrink", *lines])
+        shrink, every = (sum(axis.name != BRANCHES for axis in axes) for axes in (cut, self.axes))
+        return "\n".join([f"Plan: {shrink} of {every} axes shrink", *lines])
 
     def to_json(self) -> str:
         """The plan as JSON text; equal plans give equal text."""
