@@ -97,7 +97,7 @@ def record(
     budget: Budget,
 ) -> RunRecord:
     """The record of a finished run."""
-    dense, pruned = network.cost(), network.cost(plan.counts)
+    dense, pruned = network.cost(), network.cost(plan)
     latency = _latency(measured, network.inputs)
     return RunRecord(
         title=f"{run.name}, pruned",

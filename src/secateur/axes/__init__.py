@@ -1,6 +1,7 @@
 """What may be removed from a network: labels, units, axes, plans. Integers only; knows no framework."""
 
 from secateur.axes.blocks import Integers
+from secateur.axes.branches import BRANCHES, Branch, FrozenBranch, Joint, Removal, StandIn
 from secateur.axes.build import Run, build_network
 from secateur.axes.cost import Contraction, Cost, TensorSpec
 from secateur.axes.kinds import KINDS, Kind, Role
@@ -10,12 +11,14 @@ from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
 from secateur.axes.sizes import Attribute, Comparison, Expression, Operation, SizeUse, Width
 
 __all__ = [
+    "BRANCHES",
     "KINDS",
     "ONE",
     "Attribute",
     "AttributeChange",
     "Axis",
     "AxisCut",
+    "Branch",
     "Comparison",
     "Contraction",
     "Cost",
@@ -24,18 +27,22 @@ __all__ = [
     "Expression",
     "Fixed",
     "Frozen",
+    "FrozenBranch",
     "Integers",
+    "Joint",
     "Kind",
     "Labels",
     "Network",
     "Operation",
     "Plan",
     "Reason",
+    "Removal",
     "Role",
     "Run",
     "Scores",
     "SizeUse",
     "Slot",
+    "StandIn",
     "TensorCut",
     "TensorSpec",
     "Width",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from secateur.axes.blocks import Integers
+from secateur.axes.branches import BRANCHES
 from secateur.axes.cost import Contraction, TensorSpec
 from secateur.axes.kinds import Kind, Role, kind_of
 from secateur.axes.labels import CONSTANT, Dims, Fixed, Labels, Reason
@@ -248,7 +249,7 @@ def _module_of(tensor: str) -> str:
 def _unique_names(modules: Sequence[str], kinds: Sequence[Kind]) -> list[str]:
     """An axis is named after the module that first holds it, with its kind where that module holds several."""
     held = Counter(modules)
-    seen: Counter[str] = Counter()
+    seen = Counter({BRANCHES: 1})
     unique = []
     for module, kind in zip(modules, kinds, strict=True):
         name = module if held[module] == 1 else f"{module}.{kind}"

@@ -1,6 +1,6 @@
 """What a network costs, as a function of how many units each axis keeps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -81,6 +81,7 @@ class CostModel:
         # A second, different unit of the same axis (an outer product of an axis with itself) has one choice less.
         self._already = _padded([[a[:i].count(axis) for i, axis in enumerate(a)] for a in axes], 0)
         self._tensors = len(rows) - len(contractions)
+        self._rows = {name: row for row, name in enumerate(tensors)}
         self._parameters = np.array([spec.parameter for spec in specs], dtype=np.int64)
         self._itemsizes = np.array([spec.itemsize for spec in specs], dtype=np.int64)
         # Python's integers where the dense network could overflow: costs never rise above it.
@@ -89,11 +90,13 @@ class CostModel:
         if max(dense.macs, dense.bytes) < 2**62:
             self._positions, self._factors = self._positions.astype(np.int64), self._factors.astype(np.int64)
 
-    def cost(self, kept: NDArray[np.int64]) -> Cost:
-        """The cost with `kept[axis]` units left of each axis."""
+    def cost(self, kept: NDArray[np.int64], tensors: Collection[str] = (), contractions: Collection[int] = ()) -> Cost:
+        """The cost with `kept[axis]` units left of each axis, without these tensors and contractions."""
         units = (np.append(kept, 1)[self._axes] - self._already).prod(axis=1)
         counts = np.add.reduceat(self._positions * units, self._starts)
         numbers = self._factors * counts[self._products].prod(axis=1)
+        numbers[[self._rows[name] for name in tensors]] = 0
+        numbers[[self._tensors + number for number in contractions]] = 0
         stored, macs = numbers[: self._tensors], numbers[self._tensors :]
         return Cost(int((stored * self._parameters).sum()), int(macs.sum()), int((stored * self._itemsizes).sum()))
 

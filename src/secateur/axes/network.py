@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from secateur.axes.blocks import Integers
+from secateur.axes.branches import BRANCHES, Branch, FrozenBranch, removal_of, removed_branches
 from secateur.axes.cost import Contraction, Cost, CostModel, TensorSpec
 from secateur.axes.kinds import Kind
 from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
@@ -96,6 +97,8 @@ class Network:
         opened: Paths of fused modules that were opened to be watched.
         spared: For a tensor's name, the dims along which masking must not zero it, because its norm divides something.
         results: Results of operators that the frontend asks about, each dim as in `dims`; None for one it knows nothing of.
+        branches: What can be removed whole, in the order in which the network adds it up.
+        frozen_branches: Branches that must stay as the model is written, with reasons.
     """
 
     axes: tuple[Axis, ...]
@@ -109,6 +112,8 @@ class Network:
     opened: tuple[str, ...] = field(repr=False, default=())
     spared: Mapping[str, tuple[int, ...]] = field(repr=False, default_factory=dict)
     results: tuple[tuple[Integers | None, ...] | None, ...] = field(repr=False, default=())
+    branches: tuple[Branch, ...] = field(repr=False, default=())
+    frozen_branches: tuple[FrozenBranch, ...] = field(repr=False, default=())
 
     @cached_property
     def unit_count(self) -> int:
@@ -139,19 +144,34 @@ class Network:
         """For each dim of a tensor its units `[factors, n]`, or None where it never shrinks."""
         return self.dims[tensor]
 
-    def cost(self, counts: Mapping[str, int] | None = None) -> Cost:
-        """The cost with `counts` units left of each axis; axes not named stay whole.
+    def cost(self, left: Mapping[str, int] | Plan | None = None) -> Cost:
+        """The cost with so many units left of each axis (axes not named stay whole), or under a plan.
 
-        It depends on the numbers alone, because the units of an axis are interchangeable.
+        Of axes the numbers alone matter, because the units of an axis are interchangeable; branches are not, so that only a plan
+        can say which of them go.
 
         Raises:
             PlanError: An unknown axis, or a number outside 0..size.
         """
-        for name, count in (counts or {}).items():
-            if not 0 <= count <= self.axis(name).size:
+        counts, gone = (left.counts if isinstance(left, Plan) else left or {}), frozenset[int]()
+        if isinstance(left, Plan) and BRANCHES in counts:
+            gone = removed_branches(self.branches, left.kept[BRANCHES])
+        elif counts.get(BRANCHES, len(self.branches)) != len(self.branches):
+            raise PlanError(f"each of the {BRANCHES} costs something else: give cost() a plan, not numbers")
+        for name, count in counts.items():
+            if name != BRANCHES and not 0 <= count <= self.axis(name).size:
                 raise PlanError(f"axis {name!r} has {self.axis(name).size} units; it cannot keep {count}")
-        kept = np.array([(counts or {}).get(axis.name, axis.size) for axis in self.axes], dtype=np.int64)
-        return self._cost_model.cost(kept)
+        kept = np.array([counts.get(axis.name, axis.size) for axis in self.axes], dtype=np.int64)
+        contractions = {number for branch in gone for number in self.branches[branch].contractions}
+        return self._cost_model.cost(kept, removal_of(self.branches, gone).tensors, contractions)
+
+    def branch_cost(self, number: int) -> Cost:
+        """What goes with a branch, of the dense network's cost."""
+        branch, kept = self.branches[number], np.array([axis.size for axis in self.axes], dtype=np.int64)
+        gone = {n for i in (number, *branch.within) for n in self.branches[i].contractions}
+        whole = self._cost_model.cost(kept)
+        rest = self._cost_model.cost(kept, removal_of(self.branches, (number, *branch.within)).tensors, gone)
+        return Cost(whole.parameters - rest.parameters, whole.macs - rest.macs, whole.bytes - rest.bytes)
 
     @cached_property
     def _cost_model(self) -> CostModel:
@@ -161,7 +181,8 @@ class Network:
         """Turn a choice of units into a plan.
 
         Args:
-            kept: For an axis' name the units that stay. Axes not named stay whole.
+            kept: For an axis' name the units that stay. Axes not named stay whole. Under the name `branches`, the branches that
+                stay, by number; those that lie in one that goes go with it.
 
         Raises:
             PlanError: An unknown axis, a unit out of range, an axis or a tensor left empty, or a layer too narrow to run.
@@ -171,8 +192,10 @@ class Network:
             raise PlanError(f"say which units of which axis stay, as {{name: units}}; got {type(kept).__name__}")
         mask = np.ones(self.unit_count, dtype=bool)
         for name, units in kept.items():
-            mask[self.unit_range(name)] = self._mask(name, units)
-        return self.plan_from_mask(mask)
+            if name != BRANCHES:
+                mask[self.unit_range(name)] = self._mask(name, units)
+        gone = removed_branches(self.branches, kept[BRANCHES]) if BRANCHES in kept else frozenset[int]()
+        return self.plan_from_mask(mask, gone)
 
     def plan_from_tensors(self, cuts: Iterable[TensorCut]) -> Plan:
         """The plan that cuts these tensors in this way: that of the same network in another form.
@@ -195,11 +218,15 @@ class Network:
             )
         return plan
 
-    def plan_from_mask(self, mask: NDArray[np.bool_]) -> Plan:
-        """The plan that keeps the units where `mask[unit]`, over all units, is true."""
-        axes = tuple(
+    def plan_from_mask(self, mask: NDArray[np.bool_], gone: frozenset[int] = frozenset()) -> Plan:
+        """The plan that keeps the units where `mask[unit]`, over all units, is true, without the branches `gone`."""
+        axes = [
             AxisCut(a.name, a.size, tuple(np.flatnonzero(mask[self.unit_range(a.name)]).tolist())) for a in self.axes
-        )
+        ]
+        if self.branches:
+            stay = tuple(number for number in range(len(self.branches)) if number not in gone)
+            axes.append(AxisCut(BRANCHES, len(self.branches), stay))
+        removal = removal_of(self.branches, gone)
         attributes = follow(self.uses, count_kept(mask), self.comparisons)
         for limit in self.limits:
             left, right = (evaluate(side, attributes, count_kept(mask)) for side in (limit.left, limit.right))
@@ -209,14 +236,17 @@ class Network:
                     f"{limit.where} ({asked}); the plan makes that {left} and {right}: choose other numbers"
                 )
         return Plan(
-            axes=axes,
-            tensors=tuple(cut for name in self.dims if (cut := self._cut(name, mask)) is not None),
+            axes=tuple(axes),
+            tensors=tuple(
+                cut for name in self.dims if name not in removal.tensors and (cut := self._cut(name, mask)) is not None
+            ),
             attributes=tuple(
                 AttributeChange(a.module, a.name, a.index, a.value, new)
                 for a, new in sorted(attributes.items(), key=lambda item: str(item[0]))
                 if new != a.value
             ),
             opened=self.opened,
+            removal=removal,
         )
 
     def _mask(self, name: str, units: ArrayLike) -> NDArray[np.bool_]:

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from secateur.axes.branches import BRANCHES, Removal
 from secateur.errors import PlanError
 
 
@@ -73,16 +74,18 @@ class Plan:
     """What stays of a network: by axis, by tensor, and the integers that follow.
 
     Attributes:
-        axes: Every prunable axis of the network with its kept units.
+        axes: Every prunable axis of the network with its kept units; last, if it has branches, the branches that stay.
         tensors: The tensors that shrink.
         attributes: The integers of modules that change.
         opened: Paths of fused library modules that are replaced by their open form, because heads of them go.
+        removal: What goes with branches that are removed.
     """
 
     axes: tuple[AxisCut, ...]
     tensors: tuple[TensorCut, ...]
     attributes: tuple[AttributeChange, ...] = ()
     opened: tuple[str, ...] = ()
+    removal: Removal = field(default_factory=Removal)
 
     @property
     def kept(self) -> dict[str, NDArray[np.int64]]:
@@ -110,12 +113,15 @@ class Plan:
             fits = cut is not None and cut.size == len(axis.kept)
             axes.append(replace(axis, kept=tuple(axis.kept[i] for i in cut.kept)) if fits and cut is not None else axis)
         opened = tuple(dict.fromkeys((*self.opened, *second.opened)))
-        return Plan(tuple(axes), tuple(tensors), tuple(changed.values()), opened)
+        removal = self.removal.and_also(second.removal)
+        stay = tuple(cut for cut in tensors if cut.name not in removal.tensors)
+        return Plan(tuple(axes), stay, tuple(changed.values()), opened, removal)
 
     def __str__(self) -> str:
         cut = [axis for axis in self.axes if len(axis.kept) < axis.size]
         lines = [f"{axis.name}: {axis.size} -> {len(axis.kept)}" for axis in cut]
-        return "\n".join([f"Plan: {len(cut)} of {len(self.axes)} axes shrink", *lines])
+        shrink, every = (sum(axis.name != BRANCHES for axis in axes) for axes in (cut, self.axes))
+        return "\n".join([f"Plan: {shrink} of {every} axes shrink", *lines])
 
     def to_json(self) -> str:
         """The plan as JSON text; equal plans give equal text."""
@@ -157,6 +163,7 @@ class Plan:
                     for a in data["attributes"]
                 ),
                 opened=tuple(str(path) for path in data["opened"]),
+                removal=Removal.from_data(data["removal"]) if "removal" in data else Removal(),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"not a plan: {type(error).__name__} {error}; write one with plan.to_json()") from error

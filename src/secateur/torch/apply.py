@@ -1,11 +1,12 @@
 """Applies a plan to a model: `mask` (zeros, same shapes) and `compact` (smaller tensors)."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from secateur.axes import Plan, TensorCut
 from secateur.errors import ModelError, PlanError
@@ -14,6 +15,7 @@ from secateur.torch.capture import Inputs, trace
 from secateur.torch.graph import in_form
 from secateur.torch.layers import refresh_layer_sizes
 from secateur.torch.replicate import replicate
+from secateur.torch.stand_in import remove, silence, unsilence
 
 _PLAN = "secateur_plan"
 _MASK = "secateur_mask"
@@ -74,10 +76,12 @@ def compact(
     _open(small, plan)
     set_attributes(small, plan)
     refresh_layer_sizes(small)
+    remove(small, plan.removal)
     previous = plan_of(model)
     small.__dict__[_PLAN] = plan if previous is None else previous.then(plan)
     if optimizer is not None:
         _repoint(optimizer, replaced, cuts)
+        _drop(optimizer, {id(tensor) for tensor in replaced.values()} - {id(tensor) for tensor in small.parameters()})
     return small
 
 
@@ -107,7 +111,7 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
         return result
 
     masked = replicate(model, zeroed)
-    masked.__dict__[_MASK] = _Mask(plan, removed)
+    masked.__dict__[_MASK] = _Mask(plan, removed, silence(masked, plan.removal))
     return masked
 
 
@@ -130,7 +134,10 @@ def unmask(masked: nn.Module) -> nn.Module:
         return result
 
     model = replicate(masked, restored)
-    del model.__dict__[_MASK]
+    copied = model.__dict__.pop(_MASK, record)  # a copy of a graph comes without it
+    for handle in copied.silenced:
+        handle.remove()
+    unsilence(model, copied.plan.removal)
     return model
 
 
@@ -138,6 +145,7 @@ def unmask(masked: nn.Module) -> nn.Module:
 class _Mask:
     plan: Plan
     removed: Mapping[str, Tensor]
+    silenced: Sequence[RemovableHandle]
 
 
 def plan_of(model: nn.Module) -> Plan | None:
@@ -223,7 +231,8 @@ def _open(model: nn.Module, plan: Plan) -> None:
                 f"the plan opens {path!r}, which {type(model).__name__} does not have: it is for another model"
             )
         module = modules[path]
-        if type(module) is nn.MultiheadAttention and any(cut.name.startswith(f"{path}.") for cut in plan.tensors):
+        cut = any(cut.name.startswith(f"{path}.") for cut in plan.tensors)
+        if type(module) is nn.MultiheadAttention and (cut or plan.removal.modules):  # fused paths read gone layers
             open_module(module)
             close_nested_paths(model)
 
@@ -262,3 +271,12 @@ def _repoint(optimizer: torch.optim.Optimizer, replaced: Mapping[int, Tensor], c
                     else value
                     for name, value in state.items()
                 }
+
+
+def _drop(optimizer: torch.optim.Optimizer, gone: Collection[int]) -> None:
+    """Make the optimiser forget parameters that went with a branch."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if id(parameter) in gone:
+                optimizer.state.pop(parameter, None)
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in gone]

@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.axes import ONE, Network, Reason, build_network
 from secateur.errors import CaptureError, DataError, ModelError, SecateurError
 from secateur.torch.attention import open_attention
+from secateur.torch.branches import add_branches
+from secateur.torch.flow import Flow
 from secateur.torch.layers import limit_layer_sizes
 from secateur.torch.leaks import Created
 from secateur.torch.operators import Operator, Recording, WholeFunctions, operator_of
@@ -25,6 +27,7 @@ from secateur.torch.replicate import replicate
 from secateur.torch.rules import apply
 from secateur.torch.size import remember_attributes
 from secateur.torch.structure import tensors_in
+from secateur.torch.trial import Trial
 from secateur.torch.values import KnownValues
 
 logger = logging.getLogger(__name__)
@@ -145,13 +148,30 @@ def _watch(model: nn.Module, inputs: Inputs, created: Created, recording: Record
             recorder.learn(leaf, tuple(ONE if n == 1 else INPUT for n in leaf.shape), zero=False)
             recorder.roles.input(leaf)
     watch = _Watch(recorder, values, {id(tensor) for tensor in _state(model).values()}, created, recording)
-    _freeze_output(recorder, _run(copy, moved, watch), model)
+    watch.flow.watch(copy)
+    output = _run(copy, moved, watch)
+    watch.flow.finish(output)
+    _freeze_output(recorder, output, model)
     watch.recording = None
     limit_layer_sizes(copy, recorder)
     if any(not recorder.was_read(parameter) for parameter in copy.parameters()):
         _watch_training(copy, moved, watch)
     recorder.forget_tensors()
-    return build_network(recorder.run)
+    network = build_network(recorder.run)
+    return add_branches(
+        network, watch.flow, copy, _state(copy), lambda units: _try(model, inputs, created, meta)(units)
+    )
+
+
+def _try(model: nn.Module, inputs: Inputs, created: Created, meta: bool) -> Trial:
+    """Runs of another copy, without observation."""
+    copy, _, moved, values = prepared(model, inputs, meta)
+
+    def run(mode: Trial) -> None:
+        with torch.no_grad(), open_paths(), mode:
+            created.add(pytree.tree_leaves(call(copy, moved)))
+
+    return Trial(copy, run, values)
 
 
 def _freeze_output(recorder: Recorder, output: Any, model: nn.Module) -> None:
@@ -171,6 +191,7 @@ def _freeze_output(recorder: Recorder, output: Any, model: nn.Module) -> None:
 def _watch_training(model: nn.Module, inputs: Inputs, watch: "_Watch") -> None:
     """Some parameters are read in training only, by auxiliary heads, say: an axis is what holds in both modes."""
     model.train()
+    watch.training = True
     try:
         _freeze_output(watch.recorder, _run(model, inputs, watch), model)
     except (CaptureError, _NeedsValuesError) as error:
@@ -220,6 +241,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.recorder, self.values, self.originals, self.created = recorder, values, originals, created
         self.recording, self.whole = recording, WholeFunctions(self._record)
+        self.flow, self.training = Flow(), False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -230,11 +252,17 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             )
         out = func(*args, **kwargs) if self.values is None else self.values.run(func, args, kwargs)
         self.created.add(out)
+        before = len(self.recorder.run.contractions)
         apply(self.recorder, func, args, kwargs, out)
         if self.recording is not None and not self.whole.inside:
             operator = operator_of(func, args, kwargs, out)
             if operator is not None:
                 self._record(operator, out)
+        if self.training:
+            return out
+        found = self.flow.add(func, args, kwargs, out, range(before, len(self.recorder.run.contractions)))
+        if found is not None:
+            found.where = self.recorder.where()
         return out
 
     def _record(self, operator: Operator, out: Any) -> None:

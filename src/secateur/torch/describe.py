@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from secateur.axes import Axis, Frozen, Network
+from secateur.axes import BRANCHES, Axis, Frozen, FrozenBranch, Network
 
 
 def describe(network: Network) -> str:
@@ -15,7 +15,7 @@ def describe(network: Network) -> str:
     rows = [("axis", "units", "kind", "exact", "lives in"), *map(_row, network.axes)]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     table = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d:<{widths[3]}}  {e}" for a, b, c, d, e in rows]
-    return "\n".join([head, "", *table, "", *_frozen(network.frozen)])
+    return "\n".join([head, "", *table, "", *_branches(network), *_frozen(network.frozen, network.frozen_branches)])
 
 
 def _row(axis: Axis) -> tuple[str, str, str, str, str]:
@@ -24,13 +24,42 @@ def _row(axis: Axis) -> tuple[str, str, str, str, str]:
     return axis.name, str(axis.size), axis.kind, "yes" if axis.exact else "no", shown
 
 
-def _frozen(frozen: Iterable[Frozen]) -> list[str]:
+def _branches(network: Network) -> list[str]:
+    """What can be removed whole, numbered as `network.plan({"branches": ...})` takes it."""
+    if not network.branches:
+        return []
+    every = range(len(network.branches))
+    rows = [(BRANCHES, "parameters", "MACs", "goes with", "joins at")]
+    for number, branch in enumerate(network.branches):
+        cost = network.branch_cost(number)
+        outer = [str(n) for n in every if number in network.branches[n].within]
+        rows.append(
+            (f"{number} {branch.name}", f"{cost.parameters:,}", f"{cost.macs:,}", ", ".join(outer) or "-", branch.where)
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    return [
+        *(
+            f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:>{widths[2]}}  {d:<{widths[3]}}  {e}".rstrip()
+            for a, b, c, d, e in rows
+        ),
+        "",
+    ]
+
+
+def _frozen(frozen: Iterable[Frozen], branches: Iterable[FrozenBranch]) -> list[str]:
     groups: dict[tuple[str, str], list[Frozen]] = {}
     for item in frozen:
         groups.setdefault((item.reason, item.where), []).append(item)
-    lines = ["frozen:"] if groups else []
+    places: dict[str, list[str]] = {}
+    for branch in branches:
+        places.setdefault(branch.reason, []).append(branch.where)
+    lines = ["frozen:"] if groups or places else []
     for (reason, where), items in groups.items():
         tensors = [f"{item.tensor}:{item.dim}" for item in items]
         shown = ", ".join(tensors[:3]) + (f", and {len(tensors) - 3} more" if len(tensors) > 3 else "")
         lines.append(f"  {reason}{f' ({where})' if where else ''}: {shown}")
+    for reason, lines_of_code in places.items():
+        more = len(lines_of_code) - 3
+        shown = ", ".join(lines_of_code[:3]) + (f", and {more} more" if more > 0 else "")
+        lines.append(f"  branches: {reason}: {shown}")
     return lines

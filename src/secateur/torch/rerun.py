@@ -75,8 +75,9 @@ def _compared(
 def predicted_shapes(network: Network, recording: Recording, plan: Plan) -> list[tuple[Shape | None, ...]]:
     """The shapes of each operator's results once a plan is carried out; None for those nothing is known of."""
     mask = np.zeros(network.unit_count, dtype=bool)
-    for axis in plan.axes:
-        mask[network.unit_range(axis.name)][list(axis.kept)] = True
+    kept = plan.kept
+    for axis in network.axes:
+        mask[network.unit_range(axis.name)][kept[axis.name]] = True
     count, known = count_kept(mask), dict[int, int]()
 
     def size(n: int, units: Integers | None) -> int:

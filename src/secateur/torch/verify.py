@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.axes import Axis, Integers, Network, Plan
+from secateur.axes import BRANCHES, Axis, Integers, Network, Plan
 from secateur.errors import SecateurError, VerificationError
 from secateur.torch.apply import compact, mask, state_of
 from secateur.torch.capture import Inputs, TracedNetwork, call, watched
@@ -85,15 +85,19 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Inputs, *, seed: int = 
     shapes = _check_slots(network, plan)
     small = compact(model, plan)
     _check_shapes(small, plan)
-    predicted = predicted_shapes(network, recording, plan)
+    widths = _without_branches(network, plan)
+    predicted, narrow = (
+        predicted_shapes(network, recording, widths),
+        small if widths is plan else compact(model, widths),
+    )
     if any(tensor.is_meta for tensor in state_of(model).values()):
         _run(small, pytree.tree_map_only(Tensor, lambda t: t.to("meta"), example_inputs), "the compact model")
-        operators = check_operators(recording, predicted, small, example_inputs)
+        operators = check_operators(recording, predicted, narrow, example_inputs)
         return Proof(nan, nan, nan, "meta", shapes, operators)
     exact_model, inputs, dtype = _in_float64(model, example_inputs)
     tolerance = TOLERANCE[dtype]
     _run(small, example_inputs, "the compact model")
-    operators = check_operators(recording, predicted, small, example_inputs)
+    operators = check_operators(recording, predicted, narrow, example_inputs)
     _check_deterministic(exact_model, inputs, tolerance)
     permutation = permutation_error(exact_model, network, inputs, seed)
     if not permutation <= tolerance:
@@ -102,6 +106,11 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Inputs, *, seed: int = 
     if not difference <= tolerance:
         raise VerificationError(_blame_plan(exact_model, network, plan, inputs, difference, tolerance))
     return Proof(permutation, difference, tolerance, str(dtype).removeprefix("torch."), shapes, operators)
+
+
+def _without_branches(network: Network, plan: Plan) -> Plan:
+    """What the plan does to axes: the operators of removed branches are not there to compare."""
+    return plan if not plan.removal else network.plan({n: kept for n, kept in plan.kept.items() if n != BRANCHES})
 
 
 def permutation_error(
@@ -148,7 +157,7 @@ def permuted_positions(units: Integers, order: Integers) -> Integers:
 
 def zero_is_prune_error(model: nn.Module, network: TracedNetwork | Network, plan: Plan, inputs: Inputs) -> float:
     """The difference between masked and compact model, for the part of the plan that lies on exact axes."""
-    exact = {axis.name for axis in network.axes if axis.exact}
+    exact = {BRANCHES, *(axis.name for axis in network.axes if axis.exact)}
     part = network.plan({axis.name: np.array(axis.kept) for axis in plan.axes if axis.name in exact})
     masked = _run(mask(model, part), inputs, "the masked model")
     return difference(masked, _run(compact(model, part), inputs, "the compact model"))
@@ -190,6 +199,10 @@ def _check_slots(network: Network, plan: Plan) -> int:
                 f"the plan cuts {name!r} to {_shape(ours.get(name))}, but its axes {axes} ask for {_shape(theirs.get(name))}; "
                 "make plans with network.plan(...) or an allocator"
             )
+    if plan.removal != expected.removal:
+        raise VerificationError(
+            f"the plan removes other modules than its branches ask for: {plan.removal}; make plans with network.plan(...)"
+        )
     return len(theirs)
 
 
@@ -288,7 +301,16 @@ def _blame_permutation(
 
 
 def _blame_plan(model: nn.Module, network: Network, plan: Plan, inputs: Inputs, error: float, tolerance: float) -> str:
-    """Name the axis whose removal is not what zeroing it is."""
+    """Name the axis, or the branches, whose removal is not what zeroing them is."""
+    removed = [branch for i, branch in enumerate(network.branches) if i not in plan.kept[BRANCHES]]
+    if removed and not (
+        zero_is_prune_error(model, network, network.plan({BRANCHES: plan.kept[BRANCHES]}), inputs) <= tolerance
+    ):
+        named = "; ".join(f"{branch.name} ({branch.where})" for branch in removed[:4])
+        return (
+            f"removing branches changes the output by {error:.1e} (allowed: {tolerance:.0e}): {named}; keep them, and please "
+            "report it as a fault of Secateur"
+        )
 
     def alone(axis: Axis) -> float:
         if not axis.exact:

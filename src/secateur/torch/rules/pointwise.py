@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import product
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -41,7 +41,15 @@ def gated(recorder: Recorder, out: Tensor, input: Tensor, dim: int = -1, **_: An
     return tuple(dims)
 
 
-def at_zero(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, bool]:
+class KnowsZeros(Protocol):
+    """Knows which tensors carry zeros."""
+
+    def zero(self, tensor: Tensor) -> bool:
+        """Whether a tensor does."""
+        ...
+
+
+def at_zero(recorder: KnowsZeros, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, bool]:
     """What an operator makes of positions that are zero in the operands that carry zeros, whatever the others hold.
 
     Returns:
@@ -54,7 +62,7 @@ def at_zero(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs:
         return False, True
 
 
-def _scalar_key(recorder: Recorder, value: Any) -> Any:
+def _scalar_key(recorder: KnowsZeros, value: Any) -> Any:
     if isinstance(value, Tensor):
         return ("tensor", recorder.zero(value), value.dtype)
     if isinstance(value, (tuple, list)):
