@@ -198,6 +198,20 @@ class GatedHeads(nn.Module):
 
 BATCH_NORM = "{weight,bias,running_mean,running_var}:0"
 
+
+class StandardisedWeights(nn.Module):
+    """Kernels are standardised by a batch norm without statistics of its own, as in BiT: across the channels that come in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.head = nn.Conv2d(3, 5, 1), nn.Conv2d(5, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.conv.weight.reshape(1, self.conv.out_channels, -1)
+        weight = F.batch_norm(flat, None, None, training=True, momentum=0.0).reshape_as(self.conv.weight)
+        return self.head(F.relu(F.conv2d(self.stem(x).relu(), weight, self.conv.bias)).mean((2, 3)))
+
+
 ENTRIES = (
     ZooEntry(
         "batch_norm_1d",
@@ -300,6 +314,15 @@ ENTRIES = (
             axis("groups", 4, "{conv,norm}.{weight,bias}:0 gate:0 out.weight:1"),
             axis("groups", 2, "{conv,norm}.{weight,bias}:0 out.weight:1"),
             axis("channels", 3, "{conv,norm}.{weight,bias}:0 out.weight:1", exact=False),
+        ),
+    ),
+    ZooEntry(
+        "standardised_weights",
+        randomised(StandardisedWeights),
+        normal((2, 3, 6, 6)),
+        (
+            axis("channels", 5, "stem.{weight,bias}:0 conv.weight:1", exact=False),
+            axis("channels", 4, "conv.{weight,bias}:0 head.weight:1"),
         ),
     ),
 )

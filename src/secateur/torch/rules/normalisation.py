@@ -14,8 +14,11 @@ from secateur.torch.rules.registry import rule
 def batch_norm(
     recorder: Recorder, out: Any, input: Tensor, weight: Tensor | None, bias: Tensor | None, **arguments: Any
 ) -> list[Dims]:
-    """Input `[n, c, ...]`; everything else is `[c]`."""
+    """Input `[n, c, ...]`; everything else is `[c]`. A statistic of the input itself runs over all dims but `c`."""
     dims = recorder.dims(input)
+    own = arguments.get("running_mean") is None or recorder.operator == "_batch_norm_with_update"
+    for dim in (dims[0], *dims[2:]) if own or arguments.get("training") else ():
+        recorder.labels.mark_normalised(dim)
     for other in (weight, bias, arguments.get("running_mean"), arguments.get("running_var")):
         if other is not None:
             recorder.labels.tie(dims[1], recorder.dims(other)[0], recorder.reason("tied"))
