@@ -15,6 +15,25 @@ import torch
 from tiny_calls import CannotBuildError, calls
 from torch import nn
 
+TASKS = [
+    "ImageTextToText",
+    "MaskedLM",
+    "Seq2SeqLM",
+    "SpeechSeq2Seq",
+    "CausalLM",
+    "CTC",
+    "ImageClassification",
+    "VideoClassification",
+    "AudioClassification",
+    "ObjectDetection",
+    "SemanticSegmentation",
+    "UniversalSegmentation",
+    "DepthEstimation",
+    "ImageToImage",
+    "SequenceClassification",
+]
+"""What models are used for, the most telling first."""
+
 DIVISORS, MORE = (16, 8, 4, 2, 1), (32,)
 WIDTH, LAYERS, MANY, KINDS, EXPERTS, CHOSEN, VOCABULARY, POSITIONS, FRAMES = 16, 2, 12, 4, 8, 2, 512, 2048, 100
 ENOUGH = 5
@@ -93,8 +112,26 @@ def tiny_transformer(architecture: str) -> tuple[nn.Module, dict[str, Any]]:
             except Exception as error:  # noqa: BLE001 - whatever it says, it wants something else
                 failures[f"called with {', '.join(inputs)}: {first_line(error)}"] += 1
                 continue
-            return model, inputs
+            return with_head(model, inputs), inputs
     raise CannotBuildError(f"{architecture}: {'; '.join(failures)}")
+
+
+def with_head(model: Any, inputs: dict[str, Any]) -> nn.Module:
+    """The model for the first of the tasks that has one; itself where none runs on the same inputs.
+
+    What a bare model gives are its hidden states, so that their width has to stay.
+    """
+    import transformers
+
+    for task in TASKS:
+        try:
+            whole = getattr(transformers, f"AutoModelFor{task}").from_config(model.config, attn_implementation="eager")
+            with torch.no_grad():
+                whole.eval()(**inputs)
+        except Exception:  # noqa: BLE001 - there is no such head, or it wants something else
+            continue
+        return whole
+    return model
 
 
 def first_line(error: Exception) -> str:
