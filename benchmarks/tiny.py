@@ -15,7 +15,7 @@ import torch
 from tiny_calls import CannotBuildError, calls
 from torch import nn
 
-TASKS = [
+TASKS = (
     "ImageTextToText",
     "MaskedLM",
     "Seq2SeqLM",
@@ -31,7 +31,7 @@ TASKS = [
     "DepthEstimation",
     "ImageToImage",
     "SequenceClassification",
-]
+)
 """What models are used for, the most telling first."""
 
 DIVISORS, MORE = (16, 8, 4, 2, 1), (32,)
