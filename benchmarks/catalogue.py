@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from typing import Any
 
 import torch
@@ -18,16 +17,28 @@ CLIPS: Mapping[str, tuple[int, ...]] = {"mvit": (16, 224, 224), "": (16, 112, 11
 """Frames, height and width of what video models see, by how their names begin."""
 
 
-def build(name: str) -> tuple[nn.Module, Inputs]:
+def build(name: str, device: str = "cpu") -> tuple[nn.Module, Inputs]:
     """A model with random weights, in eval mode, and what one call of it takes.
 
     Args:
         name: `library/model`.
+        device: Where the model is; `meta` for its shapes alone. The inputs are on the CPU, or on the meta device too.
     """
     library, _, model = name.partition("/")
     torch.manual_seed(0)
-    built, inputs = BUILDERS[library](model)
+    with torch.device(device):
+        built, inputs = BUILDERS[library](model)
     return built.eval(), inputs
+
+
+def parameters(name: str) -> int:
+    """How many numbers a model of torchvision or timm holds; those of other libraries are small."""
+    if not name.startswith(("torchvision/", "timm/")):
+        return 0
+    try:
+        return sum(parameter.numel() for parameter in build(name, "meta")[0].parameters())
+    except (NotImplementedError, RuntimeError):  # it looks at values while it is built
+        return 0
 
 
 def names(library: str) -> list[str]:
@@ -42,7 +53,7 @@ def families() -> Iterator[str]:
 
     for module in timm.list_modules():
         members = timm.list_models(module=module)
-        yield f"timm/{min(members, key=_parameters)}"
+        yield min((f"timm/{member}" for member in members), key=parameters)
     smallest: dict[str, str] = {}
     for name in names("torchvision"):
         family = re.split(r"[_\d]", name.partition("/")[2])[0]
@@ -50,14 +61,6 @@ def families() -> Iterator[str]:
     yield from smallest.values()
     for library in (name for name in LISTS if name not in ("timm", "torchvision")):
         yield from names(library)
-
-
-@cache
-def _parameters(name: str) -> int:
-    import timm
-
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in timm.create_model(name).parameters())
 
 
 def _torchvision(name: str) -> tuple[nn.Module, Inputs]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from analysed import Inputs
-from catalogue import build
+from catalogue import build, parameters
 from machine import memory
 from masked import Equality, equality
 from peers import PEERS, NothingRemovedError, Prune
@@ -24,6 +24,9 @@ from secateur.torch.structure import tensors_in
 
 SHARE = 0.7
 """What stays of each axis."""
+
+LARGEST = 120_000_000
+"""Models with more parameters are proved by their shapes and operators alone, on the meta device."""
 
 MOST_REASONS = 8
 
@@ -39,10 +42,11 @@ def reach(name: str, tool: str, tell: Callable[[dict[str, Any]], None]) -> dict[
     stages = Stages(name, tool, tell)
     try:
         with stages("build"):
-            model, inputs = build(name)
+            whole = tool != "secateur" or parameters(name) <= LARGEST
+            model, inputs = build(name, "cpu" if whole else "meta")
         stages.note(parameters=count(model))
         if tool == "secateur":
-            _secateur(name, model, inputs, stages)
+            _secateur(name, model, inputs, stages, whole)
         else:
             _peer(PEERS[tool], model, inputs, stages)
     except StageError:
@@ -51,7 +55,7 @@ def reach(name: str, tool: str, tell: Callable[[dict[str, Any]], None]) -> dict[
     return stages.record
 
 
-def _secateur(name: str, model: nn.Module, inputs: Inputs, stages: Stages) -> None:
+def _secateur(name: str, model: nn.Module, inputs: Inputs, stages: Stages, whole: bool) -> None:
     with stages("trace"):
         before, started = memory("VmRSS"), time.process_time()
         network = sc.trace(model, inputs)
@@ -70,7 +74,9 @@ def _secateur(name: str, model: nn.Module, inputs: Inputs, stages: Stages) -> No
         stages.note(removed=1 - count(small) / count(model))
     with stages("verify"):
         proof = sc.verify(model, plan, inputs)
-        stages.note(max_error=max(proof.permutation, proof.zero_is_prune))
+        stages.note(max_error=max(proof.permutation, proof.zero_is_prune) if whole else None)
+    if not whole:
+        return
     with stages("reload"), tempfile.TemporaryDirectory() as folder:
         sc.save(small, folder, plan)
         again = run(sc.load(build(name)[0], folder), inputs)
