@@ -73,6 +73,45 @@ class OneHeadWidth(GroupedQueryRotary):
         self.value_dim = None
 
 
+class RotaryByPairs(nn.Module):
+    """Neighbours are rotated together: taken as every second position, or as complex numbers."""
+
+    freq: Tensor
+
+    def __init__(self, as_complex: bool, dim: int = 7, heads: int = 3, head_dim: int = 8, value_dim: int = 5) -> None:
+        super().__init__()
+        self.as_complex, self.heads = as_complex, heads
+        self.embed = nn.Linear(6, dim)
+        self.q = nn.Linear(dim, heads * head_dim, bias=False)
+        self.k = nn.Linear(dim, heads * head_dim, bias=False)
+        self.v = nn.Linear(dim, heads * value_dim, bias=False)
+        self.out = nn.Linear(heads * value_dim, dim, bias=False)
+        self.head = nn.Linear(dim, 2)
+        self.register_buffer("freq", 10.0 ** -(torch.arange(0, head_dim, 2).float() / head_dim))
+
+    def rotate(self, x: Tensor) -> Tensor:
+        angles = torch.outer(torch.arange(x.shape[2]).type_as(self.freq), self.freq)
+        if self.as_complex:
+            pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
+            return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
+        even, odd, cos, sin = x[..., ::2], x[..., 1::2], angles.cos(), angles.sin()
+        return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        B, N, _ = x.shape
+        q, k, v = (layer(x).view(B, N, self.heads, -1).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        attention = (self.rotate(q) @ self.rotate(k).mT * 0.35).softmax(-1)
+        return self.head(x + self.out((attention @ v).transpose(1, 2).flatten(2)))
+
+
+_PAIRS = (
+    axis("residual", 7, "{embed.weight,embed.bias,out.weight}:0 {q,k,v,head}.weight:1"),
+    axis("heads", 3, "{q,k,v}.weight:0 out.weight:1"),
+    axis("qk_width", 4, "{q,k}.weight:0 freq:0"),
+    axis("v_width", 5, "v.weight:0 out.weight:1"),
+)
+
 ENTRIES = (
     ZooEntry(
         "grouped_query_rotary",
@@ -96,5 +135,9 @@ ENTRIES = (
             axis("heads", 2, "q_proj.weight:0 o_proj.weight:1"),
             axis("qkv_width", 4, "{q_proj,k_proj,v_proj}.weight:0 inv_freq:0 o_proj.weight:1"),
         ),
+    ),
+    ZooEntry("rotary_by_every_second", randomised(lambda: RotaryByPairs(as_complex=False)), normal((2, 9, 6)), _PAIRS),
+    ZooEntry(
+        "rotary_by_complex_numbers", randomised(lambda: RotaryByPairs(as_complex=True)), normal((2, 9, 6)), _PAIRS
     ),
 )

@@ -165,6 +165,20 @@ def triangle(recorder: Recorder, out: Tensor, input: Tensor, **_: Any) -> Dims:
     return (*recorder.dims(input)[:-2], *fixed_dims(out, recorder.freeze_all([input], "a triangle of a matrix"))[-2:])
 
 
+@rule("view_as_complex", "view_as_complex_copy", keeps_zero=True)
+def view_as_complex(recorder: Recorder, out: Tensor, input: Tensor, **_: Any) -> Dims:
+    """The last dim is the real and the imaginary part of one number."""
+    *dims, parts = recorder.dims(input)
+    recorder.labels.freeze(parts, recorder.reason("the two parts of a complex number"))
+    return tuple(dims)
+
+
+@rule("view_as_real", "view_as_real_copy", keeps_zero=True)
+def view_as_real(recorder: Recorder, out: Tensor, input: Tensor, **_: Any) -> Dims:
+    """A last dim for the real and the imaginary part."""
+    return (*recorder.dims(input), Fixed(recorder.reason("the two parts of a complex number")))
+
+
 @rule("as_strided", keeps_zero=True)
 def as_strided(recorder: Recorder, out: Tensor, input: Tensor, **_: Any) -> Any:
     """Torch's own pooling lays an image out anew; in the code of a model, strides are literal sizes."""

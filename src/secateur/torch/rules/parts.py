@@ -45,16 +45,21 @@ def slice_(
     step: int = 1,
     **a: Any,
 ) -> Dims:
-    """A run of positions: the bounds must follow when positions before them go."""
+    """A run of positions: the bounds must follow when positions before them go. Every second position is one of each pair."""
     dims, n = list(recorder.dims(input)), input.shape[dim]
     start = 0 if start is None else start
     end = start + a["length"] if "length" in a else n if end is None else min(end, n)
     found = dims[dim]
     first, last = (start + n if start < 0 else start), (end + n if end < 0 else end)
     whole = first <= 0 and last >= n
+    if step > 1 and n % step == 0 and 0 <= first < step and last >= n:
+        reason = recorder.reason(f"one of every {step} positions is taken")
+        dims[dim], place = recorder.labels.split_square(found, (n // step, step), reason)
+        recorder.labels.freeze(place, reason)
+        return tuple(dims)
     if isinstance(found, np.ndarray) and (recorder.sizes.name == "narrow" or not (whole and step == 1)):
         if step != 1:
-            recorder.labels.freeze(found, recorder.reason(f"every {step}th position is taken"))
+            recorder.labels.freeze(found, recorder.reason(f"one of every {step} positions is taken"))
         _bound(recorder, start, found, first)
         if recorder.sizes.name == "narrow":
             recorder.size(last - first, found[:, first:last])
