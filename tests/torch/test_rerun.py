@@ -99,3 +99,25 @@ def test_a_scale_that_python_makes_of_a_width_is_caught() -> None:
                 sc.verify(model, plan, x)
             return
     pytest.fail("no axis changes the attribute: this test shows nothing")
+
+
+class Caching(nn.Module):
+    """Makes a table when it first runs, and keeps it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table: Tensor | None = None
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.table is None:
+            self.table = torch.arange(x.shape[0], dtype=x.dtype)[:, None]
+        out: Tensor = self.last(self.first(x).relu() + self.table)
+        return out
+
+
+def test_what_the_code_caches_when_it_runs_is_made_in_every_run() -> None:
+    model, x = Caching(), torch.randn(3, 4)
+    plan = sc.trace(model, x).plan({"first": range(5)})
+    assert sc.verify(model, plan, x).operators > 0
+    assert model.table is None

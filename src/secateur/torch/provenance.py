@@ -85,7 +85,7 @@ class WatchSizes(TorchFunctionMode):
         self,
         dims_of: Callable[[Tensor], Dims],
         before: Callable[[str, tuple[Any, ...], dict[str, Any]], None],
-        after: Callable[[str, tuple[Any, ...], Any], None],
+        after: Callable[[str, tuple[Any, ...], dict[str, Any], Any], None],
         tracker: Tracker,
     ) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class WatchSizes(TorchFunctionMode):
             self.before(name, args, kwargs)
             self.frames[-1].sizes += self._sizes(name, args, kwargs)
             result = func(*args, **kwargs)
-            self.after(name, args, result)
+            self.after(name, args, kwargs, result)
             self._used_otherwise(self.frames[-1])
             return result
         finally:

@@ -223,9 +223,13 @@ class Recorder:
             reason = self.reason("attention's default scale depends on this width; pass scale= to free it")
             self.labels.freeze(self.dims(query)[-1], reason)
 
-    def _after_call(self, name: str, args: tuple[Any, ...], out: Any) -> None:
+    def _after_call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         """Functions that take their sizes from another tensor tie the result to it."""
-        if name in {"expand_as", "view_as", "reshape_as"}:
+        if name in {"layer_norm", "rms_norm"}:  # which torch may take apart into operators that see no such sizes
+            shape = kwargs["normalized_shape"] if "normalized_shape" in kwargs else args[1]
+            for size, dim in zip(shape, self.dims(out)[-len(shape) :], strict=True):
+                self.size(size, dim)
+        elif name in {"expand_as", "view_as", "reshape_as"}:
             self._tie_all(out, args[1])
         elif name in {"broadcast_tensors", "meshgrid"}:
             for other in out[1:]:

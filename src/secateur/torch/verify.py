@@ -277,18 +277,13 @@ class _Precision(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _run(model: nn.Module, inputs: Inputs, what: str, seed: int = 0) -> Any:
-    """Run a copy in eval mode; a failure names the line of the user's code."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+    """Run a copy in eval mode, so that what its code caches goes with it; a failure names the line of the code."""
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return call(model, inputs)
+            return call(replicate(model, lambda tensor: tensor.detach()).eval(), inputs)
     except Exception as error:
         raise VerificationError(f"{what} does not run: {type(error).__name__}: {error} ({line_of(error)})") from error
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _blame_permutation(

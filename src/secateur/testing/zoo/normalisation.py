@@ -212,6 +212,19 @@ class StandardisedWeights(nn.Module):
         return self.head(F.relu(F.conv2d(self.stem(x).relu(), weight, self.conv.bias)).mean((2, 3)))
 
 
+class OwnRmsNorm(nn.Module):
+    """A norm by torch's function, with the shape in an attribute of its own, as in timm; torch takes the function apart."""
+
+    def __init__(self, affine: bool) -> None:
+        super().__init__()
+        self.normalized_shape = (6,)
+        self.embed, self.head = nn.Linear(4, 6), nn.Linear(6, 2)
+        self.weight = nn.Parameter(torch.ones(6)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.rms_norm(self.embed(x), self.normalized_shape, self.weight, 1e-6))
+
+
 ENTRIES = (
     ZooEntry(
         "batch_norm_1d",
@@ -324,5 +337,17 @@ ENTRIES = (
             axis("channels", 5, "stem.{weight,bias}:0 conv.weight:1", exact=False),
             axis("channels", 4, "conv.{weight,bias}:0 head.weight:1"),
         ),
+    ),
+    ZooEntry(
+        "rms_norm_by_attribute",
+        randomised(lambda: OwnRmsNorm(affine=True)),
+        normal((3, 4)),
+        (axis("neurons", 6, "embed.{weight,bias}:0 weight:0 head.weight:1", exact=False),),
+    ),
+    ZooEntry(
+        "rms_norm_by_attribute_without_weight",
+        randomised(lambda: OwnRmsNorm(affine=False)),
+        normal((3, 4)),
+        (axis("neurons", 6, "embed.{weight,bias}:0 head.weight:1", exact=False),),
     ),
 )
