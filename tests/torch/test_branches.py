@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import secateur as sc
-from secateur.axes import BRANCHES, Removal
-from secateur.errors import PlanError, VerificationError
+from secateur.axes import BRANCHES, Branch, Branches, Removal
+from secateur.errors import ModelError, PlanError, VerificationError
 from secateur.torch.capture import open_paths
 from secateur.torch.verify import difference, zero_is_prune_error
 
@@ -170,6 +171,10 @@ def built(case: str) -> tuple[nn.Module, Tensor, list[set[str]]]:
     return build().eval(), inputs, stated
 
 
+def with_branches(network: sc.TracedNetwork, *branches: Branch) -> sc.TracedNetwork:
+    return replace(network, find_branches=lambda: Branches(branches))
+
+
 def halved(network: sc.TracedNetwork) -> dict[str, range]:
     return {axis.name: range((axis.size + 1) // 2) for axis in network.axes}
 
@@ -217,12 +222,12 @@ def test_a_module_wrongly_among_those_of_a_branch_fails_the_proof() -> None:
     network = sc.trace(model, inputs)
     right, wrong = network.branches[0], network.branches[1]
     mixed = replace(right, removal=Removal((*right.removal.modules, *wrong.removal.modules[1:])))
-    mutant = replace(network, branches=(mixed, *network.branches[1:]))
+    mutant = with_branches(network, mixed, *network.branches[1:])
     plan = mutant.plan({BRANCHES: [1, 2, 3]})
     with pytest.raises(VerificationError, match="removes other modules than its branches ask for"):
         sc.verify(model, plan, inputs)
     silent = replace(mixed.removal, modules=tuple(replace(m, last=m.module == "0.attn") for m in mixed.removal.modules))
-    mutant = replace(network, branches=(replace(right, removal=silent), *network.branches[1:]))
+    mutant = with_branches(network, replace(right, removal=silent), *network.branches[1:])
     assert zero_is_prune_error(model, mutant, mutant.plan({BRANCHES: [1, 2, 3]}), inputs) > 1e-3
 
 
@@ -230,7 +235,7 @@ def test_a_tensor_wrongly_counted_as_gone_fails_the_count() -> None:
     model, inputs, _ = built("pre-norm")
     network = sc.trace(model, inputs)
     removal = replace(network.branches[0].removal, tensors=(*network.branches[0].removal.tensors, "1.norm1.weight"))
-    mutant = replace(network, branches=(replace(network.branches[0], removal=removal), *network.branches[1:]))
+    mutant = with_branches(network, replace(network.branches[0], removal=removal), *network.branches[1:])
     plan = mutant.plan({BRANCHES: [1, 2, 3]})
     assert sum(p.numel() for p in sc.compact(model, plan).parameters()) != mutant.cost(plan).parameters
 
@@ -273,7 +278,7 @@ def test_allocators_leave_branches_alone_and_their_plans_take_a_choice_of_them()
     model, inputs, _ = built("basic blocks")
     network = sc.trace(model, inputs)
     plan = sc.allocate.Global(sc.Budget(params=0.6))(network, sc.scores.Magnitude()(network))
-    assert plan.kept[BRANCHES].tolist() == [0, 1]
+    assert BRANCHES not in plan.kept
     both = network.plan({**plan.kept, BRANCHES: [1]})
     assert network.cost(both).parameters < network.cost(plan).parameters
     data = [torch.randn(8, 3, 8, 8)]
@@ -291,6 +296,55 @@ def test_a_plan_after_another_is_one_plan() -> None:
     plan = sc.torch.plan_of(second)
     assert plan is not None
     assert difference(sc.compact(model, plan)(inputs), second(inputs)) == 0
+
+
+def test_a_plan_without_branches_before_one_with_a_choice_of_them_is_one_plan() -> None:
+    model, inputs, _ = built("basic blocks")
+    network = sc.trace(model, inputs)
+    first = network.plan(halved(network))
+    second = sc.trace(sc.compact(model, first), inputs).plan({BRANCHES: [1]})
+    assert first.then(second) == network.plan({**halved(network), BRANCHES: [1]})
+
+
+def test_branches_are_looked_for_when_they_are_asked_for() -> None:
+    def never() -> Branches:
+        raise AssertionError
+
+    model, inputs, _ = built("basic blocks")
+    network = replace(sc.trace(model, inputs), find_branches=never)
+    plan = network.plan(halved(network))
+    assert network.cost(plan).parameters < network.cost().parameters
+    with pytest.raises(AssertionError):
+        network.plan({BRANCHES: [0]})
+
+
+def test_what_training_alone_runs_hides_no_branch() -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.head, self.auxiliary = Layer(), nn.Linear(8, 3), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.layer(x)
+            return (self.head(x), self.auxiliary(x)) if self.training else self.head(x)
+
+    assert [branch.name for branch in sc.trace(Auxiliary().eval(), TOKENS).branches] == ["layer.attn", "layer.mlp"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda model: setattr(model[0], "mlp", nn.Linear(8, 8, bias=False)), "other names or shapes"),
+        (lambda model: setattr(model[0], "mlp", nn.Linear(7, 8)), "10, 8"),
+        (lambda model: model[0].register_forward_hook(lambda _, __, out: out @ out.mT @ out), "other operators"),
+    ],
+)
+def test_branches_of_a_model_that_has_changed_are_refused(change: Callable[[nn.Module], object], said: str) -> None:
+    model, inputs, _ = built("pre-norm")
+    network = sc.trace(model, inputs)
+    change(model)
+    with pytest.raises(ModelError, match=rf"has changed since it was traced.*trace it again.*{said}"):
+        _ = network.branches
 
 
 def test_an_optimiser_forgets_what_went() -> None:

@@ -1,7 +1,7 @@
 """What may be removed from a network: labels, units, axes, plans. Integers only; knows no framework."""
 
 from secateur.axes.blocks import Integers
-from secateur.axes.branches import BRANCHES, Branch, FrozenBranch, Joint, Removal, StandIn
+from secateur.axes.branches import BRANCHES, Branch, Branches, FrozenBranch, Joint, Removal, StandIn
 from secateur.axes.build import Run, build_network
 from secateur.axes.cost import Contraction, Cost, TensorSpec
 from secateur.axes.kinds import KINDS, Kind, Role
@@ -19,6 +19,7 @@ __all__ = [
     "Axis",
     "AxisCut",
     "Branch",
+    "Branches",
     "Comparison",
     "Contraction",
     "Cost",

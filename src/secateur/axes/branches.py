@@ -133,6 +133,19 @@ class FrozenBranch:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """The branches of a network.
+
+    Attributes:
+        removable: Those that can be removed whole, in the order in which the network adds them up.
+        frozen: Those that must stay as the model is written, with reasons.
+    """
+
+    removable: tuple[Branch, ...] = ()
+    frozen: tuple[FrozenBranch, ...] = ()
+
+
 def removed_branches(branches: Sequence[Branch], kept: ArrayLike) -> frozenset[int]:
     """The numbers of the branches that go when these are to be kept, with all that lie in them.
 

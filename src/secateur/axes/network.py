@@ -4,7 +4,7 @@ Plain data: strings and integer arrays. A frontend fills it (`secateur.axes.buil
 a choice of units into a `Plan`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from secateur.axes.blocks import Integers
-from secateur.axes.branches import BRANCHES, Branch, FrozenBranch, removal_of, removed_branches
+from secateur.axes.branches import BRANCHES, Branch, Branches, FrozenBranch, Removal, removal_of, removed_branches
 from secateur.axes.cost import Contraction, Cost, CostModel, TensorSpec
 from secateur.axes.kinds import Kind
 from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
@@ -97,8 +97,7 @@ class Network:
         opened: Paths of fused modules that were opened to be watched.
         spared: For a tensor's name, the dims along which masking must not zero it, because its norm divides something.
         results: Results of operators that the frontend asks about, each dim as in `dims`; None for one it knows nothing of.
-        branches: What can be removed whole, in the order in which the network adds it up.
-        frozen_branches: Branches that must stay as the model is written, with reasons.
+        find_branches: Finds its branches, when they are first asked for; by default it has none.
     """
 
     axes: tuple[Axis, ...]
@@ -112,8 +111,21 @@ class Network:
     opened: tuple[str, ...] = field(repr=False, default=())
     spared: Mapping[str, tuple[int, ...]] = field(repr=False, default_factory=dict)
     results: tuple[tuple[Integers | None, ...] | None, ...] = field(repr=False, default=())
-    branches: tuple[Branch, ...] = field(repr=False, default=())
-    frozen_branches: tuple[FrozenBranch, ...] = field(repr=False, default=())
+    find_branches: Callable[[], Branches] = field(repr=False, compare=False, default=Branches)
+
+    @cached_property
+    def _branches(self) -> Branches:
+        return self.find_branches()
+
+    @property
+    def branches(self) -> tuple[Branch, ...]:
+        """What can be removed whole, in the order in which the network adds it up."""
+        return self._branches.removable
+
+    @property
+    def frozen_branches(self) -> tuple[FrozenBranch, ...]:
+        """Branches that must stay as the model is written, with reasons."""
+        return self._branches.frozen
 
     @cached_property
     def unit_count(self) -> int:
@@ -156,21 +168,21 @@ class Network:
         counts, gone = (left.counts if isinstance(left, Plan) else left or {}), frozenset[int]()
         if isinstance(left, Plan) and BRANCHES in counts:
             gone = removed_branches(self.branches, left.kept[BRANCHES])
-        elif counts.get(BRANCHES, len(self.branches)) != len(self.branches):
+        elif BRANCHES in counts and counts[BRANCHES] != len(self.branches):
             raise PlanError(f"each of the {BRANCHES} costs something else: give cost() a plan, not numbers")
         for name, count in counts.items():
             if name != BRANCHES and not 0 <= count <= self.axis(name).size:
                 raise PlanError(f"axis {name!r} has {self.axis(name).size} units; it cannot keep {count}")
         kept = np.array([counts.get(axis.name, axis.size) for axis in self.axes], dtype=np.int64)
         contractions = {number for branch in gone for number in self.branches[branch].contractions}
-        return self._cost_model.cost(kept, removal_of(self.branches, gone).tensors, contractions)
+        return self._cost_model.cost(kept, self._removal(gone).tensors, contractions)
 
     def branch_cost(self, number: int) -> Cost:
         """What goes with a branch, of the dense network's cost."""
         branch, kept = self.branches[number], np.array([axis.size for axis in self.axes], dtype=np.int64)
         gone = {n for i in (number, *branch.within) for n in self.branches[i].contractions}
         whole = self._cost_model.cost(kept)
-        rest = self._cost_model.cost(kept, removal_of(self.branches, (number, *branch.within)).tensors, gone)
+        rest = self._cost_model.cost(kept, self._removal((number, *branch.within)).tensors, gone)
         return Cost(whole.parameters - rest.parameters, whole.macs - rest.macs, whole.bytes - rest.bytes)
 
     @cached_property
@@ -194,7 +206,7 @@ class Network:
         for name, units in kept.items():
             if name != BRANCHES:
                 mask[self.unit_range(name)] = self._mask(name, units)
-        gone = removed_branches(self.branches, kept[BRANCHES]) if BRANCHES in kept else frozenset[int]()
+        gone = removed_branches(self.branches, kept[BRANCHES]) if BRANCHES in kept else None
         return self.plan_from_mask(mask, gone)
 
     def plan_from_tensors(self, cuts: Iterable[TensorCut]) -> Plan:
@@ -218,15 +230,18 @@ class Network:
             )
         return plan
 
-    def plan_from_mask(self, mask: NDArray[np.bool_], gone: frozenset[int] = frozenset()) -> Plan:
-        """The plan that keeps the units where `mask[unit]`, over all units, is true, without the branches `gone`."""
+    def plan_from_mask(self, mask: NDArray[np.bool_], gone: frozenset[int] | None = None) -> Plan:
+        """The plan that keeps the units where `mask[unit]`, over all units, is true, without the branches `gone`.
+
+        None says nothing of branches, and neither does the plan then: they all stay, and need not be known.
+        """
         axes = [
             AxisCut(a.name, a.size, tuple(np.flatnonzero(mask[self.unit_range(a.name)]).tolist())) for a in self.axes
         ]
-        if self.branches:
+        if gone is not None:
             stay = tuple(number for number in range(len(self.branches)) if number not in gone)
             axes.append(AxisCut(BRANCHES, len(self.branches), stay))
-        removal = removal_of(self.branches, gone)
+        removal = self._removal(gone or ())
         attributes = follow(self.uses, count_kept(mask), self.comparisons)
         for limit in self.limits:
             left, right = (evaluate(side, attributes, count_kept(mask)) for side in (limit.left, limit.right))
@@ -248,6 +263,10 @@ class Network:
             opened=self.opened,
             removal=removal,
         )
+
+    def _removal(self, gone: Collection[int]) -> Removal:
+        """What goes with these branches; where none does, they are not looked for."""
+        return removal_of(self.branches, gone) if gone else Removal()
 
     def _mask(self, name: str, units: ArrayLike) -> NDArray[np.bool_]:
         size, given = self.axis(name).size, np.asarray(units)

@@ -74,7 +74,7 @@ class Plan:
     """What stays of a network: by axis, by tensor, and the integers that follow.
 
     Attributes:
-        axes: Every prunable axis of the network with its kept units; last, if it has branches, the branches that stay.
+        axes: Every prunable axis of the network with its kept units; last, if branches were chosen as well, those that stay.
         tensors: The tensors that shrink.
         attributes: The integers of modules that change.
         opened: Paths of fused library modules that are replaced by their open form, because heads of them go.
@@ -112,6 +112,7 @@ class Plan:
             cut = later.get(axis.name)
             fits = cut is not None and cut.size == len(axis.kept)
             axes.append(replace(axis, kept=tuple(axis.kept[i] for i in cut.kept)) if fits and cut is not None else axis)
+        axes += [cut for name, cut in later.items() if name == BRANCHES and name not in self.counts]
         opened = tuple(dict.fromkeys((*self.opened, *second.opened)))
         removal = self.removal.and_also(second.removal)
         stay = tuple(cut for cut in tensors if cut.name not in removal.tensors)

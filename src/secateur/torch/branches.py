@@ -3,13 +3,13 @@
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import prod
 
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from secateur.axes import Branch, Contraction, FrozenBranch, Joint, Network, Removal, StandIn
+from secateur.axes import Branch, Branches, Contraction, FrozenBranch, Joint, Network, Removal, StandIn
 from secateur.axes.branches import branch_name
 from secateur.torch.flow import Call, Flow, Sum
 from secateur.torch.places import is_users, short
@@ -50,11 +50,11 @@ class Unit:
         return other is not self and all(one.number in self.inside for one, _ in other.sums)
 
 
-def add_branches(network: Network, flow: Flow, model: nn.Module, state: Mapping[str, Tensor], trial: Trial) -> Network:
-    """The network with its branches.
+def branches_of(network: Network, flow: Flow, model: nn.Module, state: Mapping[str, Tensor], trial: Trial) -> Branches:
+    """Find the branches of a network.
 
     Args:
-        network: The network without.
+        network: The network.
         flow: What was written down of the run.
         model: The model that ran.
         state: Its parameters and buffers by name, each once.
@@ -69,7 +69,7 @@ def add_branches(network: Network, flow: Flow, model: nn.Module, state: Mapping[
         and any(_is_parameter(tensors, state, source) for number in inside for source in flow.reads[number])
     ]
     if not units:
-        return network
+        return Branches()
     form: _Graph | _Modules
     if isinstance(model, GraphModule):
         form = _Graph(flow, tensors, unread, model)
@@ -80,7 +80,7 @@ def add_branches(network: Network, flow: Flow, model: nn.Module, state: Mapping[
         _choose_modules(form, units, trial)
     found = [unit for unit in units if not unit.reason]
     removals = [form.removal(unit) for unit in found]
-    branches = tuple(
+    removable = tuple(
         Branch(
             branch_name({name: prod(network.tensors[name].shape) for name in removal.tensors}),
             unit.where,
@@ -91,7 +91,7 @@ def add_branches(network: Network, flow: Flow, model: nn.Module, state: Mapping[
         for unit, removal in zip(found, removals, strict=True)
     )
     frozen = tuple(FrozenBranch(unit.where, unit.reason) for unit in units if unit.reason)
-    return replace(network, branches=branches, frozen_branches=frozen)
+    return Branches(removable, frozen)
 
 
 def _is_parameter(tensors: Mapping[int, str], state: Mapping[str, Tensor], source: int) -> bool:

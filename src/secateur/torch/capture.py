@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,14 +14,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.axes import ONE, Network, Reason, build_network
+from secateur.axes import ONE, Branches, Network, Reason, Run, build_network
 from secateur.errors import CaptureError, DataError, ModelError, SecateurError
 from secateur.torch.attention import open_attention
-from secateur.torch.branches import add_branches
+from secateur.torch.branches import branches_of
 from secateur.torch.flow import Flow
 from secateur.torch.layers import limit_layer_sizes
 from secateur.torch.leaks import Created
-from secateur.torch.operators import Operator, Recording, WholeFunctions, operator_of
+from secateur.torch.operators import Recording, WholeFunctions, operator_of
 from secateur.torch.places import line_of
 from secateur.torch.recorder import INPUT, Recorder
 from secateur.torch.replicate import replicate
@@ -86,7 +87,7 @@ def watched(model: nn.Module, example_inputs: Inputs, recording: Recording | Non
         raise DataError(f"example_inputs holds no tensor: {type(example_inputs).__name__}; pass what model(...) takes")
     created, reason = Created(), ""
     try:
-        network = _watch(model, example_inputs, created, recording, meta=True)
+        network = build_network(_watch(model, example_inputs, True, created, recording)[1])
     except _NeedsValuesError as error:
         reason = str(error)
     created.recall()
@@ -99,9 +100,42 @@ def watched(model: nn.Module, example_inputs: Inputs, recording: Recording | Non
         if recording is not None:
             recording.has_values = True
             recording.steps.clear()
-        network = _watch(model, example_inputs, created, recording, meta=False)
+        network = build_network(_watch(model, example_inputs, False, created, recording)[1])
     parts = {f.name: getattr(network, f.name) for f in fields(Network)}
+    parts["find_branches"] = partial(find_branches, network, model, example_inputs, meta=not reason)
     return TracedNetwork(**parts, model=model, inputs=example_inputs)
+
+
+def find_branches(network: Network, model: nn.Module, inputs: Inputs, meta: bool) -> Branches:
+    """Find the branches of a network: watch the model once more, and try out what it runs without.
+
+    Raises:
+        ModelError: The model is no longer the one that the network was found in.
+    """
+    created = Created()
+    try:
+        found = _branches(network, model, inputs, meta, created)
+    except (CaptureError, _NeedsValuesError) as error:
+        raise _changed(model, str(error)) from error
+    created.recall()
+    return found
+
+
+def _branches(network: Network, model: nn.Module, inputs: Inputs, meta: bool, created: Created) -> Branches:
+    flow = Flow()
+    copy, run = _watch(model, inputs, meta, created, None, flow)
+    shapes = {name: spec.shape for name, (spec, _) in run.tensors.items()}
+    if shapes != {name: spec.shape for name, spec in network.tensors.items()}:
+        raise _changed(model, "its parameters and buffers have other names or shapes")
+    if len(run.contractions) != len(network.contractions):
+        raise _changed(model, "it runs other operators")
+    return branches_of(network, flow, copy, _state(copy), lambda units: _trial(model, inputs, meta, created)(units))
+
+
+def _changed(model: nn.Module, how: str) -> ModelError:
+    return ModelError(
+        f"{type(model).__name__} has changed since it was traced, so that its branches cannot be found; trace it again ({how})"
+    )
 
 
 def _check_model(model: nn.Module) -> None:
@@ -137,8 +171,15 @@ def prepared(model: nn.Module, inputs: Inputs, meta: bool) -> tuple[nn.Module, l
     return copy, opened, moved, values
 
 
-def _watch(model: nn.Module, inputs: Inputs, created: Created, recording: Recording | None, meta: bool) -> Network:
-    """Run a copy of the model under observation."""
+def _watch(
+    model: nn.Module,
+    inputs: Inputs,
+    meta: bool,
+    created: Created,
+    recording: Recording | None = None,
+    flow: Flow | None = None,
+) -> tuple[nn.Module, Run]:
+    """Run a copy of the model under observation; returns the copy, and what was seen."""
     copy, opened, moved, values = prepared(model, inputs, meta)
     recorder = Recorder(_state(copy), {id(module): path for path, module in copy.named_modules()})
     recorder.run.opened = tuple(opened)
@@ -147,23 +188,25 @@ def _watch(model: nn.Module, inputs: Inputs, created: Created, recording: Record
         if isinstance(leaf, Tensor):
             recorder.learn(leaf, tuple(ONE if n == 1 else INPUT for n in leaf.shape), zero=False)
             recorder.roles.input(leaf)
-    watch = _Watch(recorder, values, {id(tensor) for tensor in _state(model).values()}, created, recording)
-    watch.flow.watch(copy)
+    watch = _Watch(recorder, values, {id(tensor) for tensor in _state(model).values()}, created)
+    if recording is not None:
+        watch.whole = WholeFunctions(partial(recording.add, recorder))
+    if flow is not None:
+        watch.flow = flow
+        flow.watch(copy)
     output = _run(copy, moved, watch)
-    watch.flow.finish(output)
+    if flow is not None:
+        flow.finish(output)
     _freeze_output(recorder, output, model)
-    watch.recording = None
+    watch.whole = watch.flow = None
     limit_layer_sizes(copy, recorder)
     if any(not recorder.was_read(parameter) for parameter in copy.parameters()):
         _watch_training(copy, moved, watch)
     recorder.forget_tensors()
-    network = build_network(recorder.run)
-    return add_branches(
-        network, watch.flow, copy, _state(copy), lambda units: _try(model, inputs, created, meta)(units)
-    )
+    return copy, recorder.run
 
 
-def _try(model: nn.Module, inputs: Inputs, created: Created, meta: bool) -> Trial:
+def _trial(model: nn.Module, inputs: Inputs, meta: bool, created: Created) -> Trial:
     """Runs of another copy, without observation."""
     copy, _, moved, values = prepared(model, inputs, meta)
 
@@ -191,7 +234,6 @@ def _freeze_output(recorder: Recorder, output: Any, model: nn.Module) -> None:
 def _watch_training(model: nn.Module, inputs: Inputs, watch: "_Watch") -> None:
     """Some parameters are read in training only, by auxiliary heads, say: an axis is what holds in both modes."""
     model.train()
-    watch.training = True
     try:
         _freeze_output(watch.recorder, _run(model, inputs, watch), model)
     except (CaptureError, _NeedsValuesError) as error:
@@ -202,8 +244,7 @@ def _watch_training(model: nn.Module, inputs: Inputs, watch: "_Watch") -> None:
 
 def _run(model: nn.Module, inputs: Inputs, watch: "_Watch") -> Any:
     try:
-        whole = nullcontext() if watch.recording is None else watch.whole
-        with torch.no_grad(), open_paths(), watch, whole, watch.recorder.sizes:
+        with torch.no_grad(), open_paths(), watch, watch.whole or nullcontext(), watch.recorder.sizes:
             return call(model, inputs)
     except SecateurError:
         raise
@@ -228,20 +269,13 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
 
 
 class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Shows the recorder each operator as it passes."""
+    """Shows the recorder each operator as it passes, and what else is to be told of it."""
 
-    def __init__(
-        self,
-        recorder: Recorder,
-        values: KnownValues | None,
-        originals: set[int],
-        created: Created,
-        recording: Recording | None,
-    ) -> None:
+    def __init__(self, recorder: Recorder, values: KnownValues | None, originals: set[int], created: Created) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.recorder, self.values, self.originals, self.created = recorder, values, originals, created
-        self.recording, self.whole = recording, WholeFunctions(self._record)
-        self.flow, self.training = Flow(), False
+        self.whole: WholeFunctions | None = None
+        self.flow: Flow | None = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -254,20 +288,15 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.created.add(out)
         before = len(self.recorder.run.contractions)
         apply(self.recorder, func, args, kwargs, out)
-        if self.recording is not None and not self.whole.inside:
+        if self.whole is not None and not self.whole.inside:
             operator = operator_of(func, args, kwargs, out)
             if operator is not None:
-                self._record(operator, out)
-        if self.training:
-            return out
-        found = self.flow.add(func, args, kwargs, out, range(before, len(self.recorder.run.contractions)))
-        if found is not None:
-            found.where = self.recorder.where()
+                self.whole.seen(operator, out)
+        if self.flow is not None:
+            found = self.flow.add(func, args, kwargs, out, range(before, len(self.recorder.run.contractions)))
+            if found is not None:
+                found.where = self.recorder.where()
         return out
-
-    def _record(self, operator: Operator, out: Any) -> None:
-        if self.recording is not None:
-            self.recording.add(self.recorder, operator, out)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.fx import GraphModule
+from torch.utils.hooks import RemovableHandle
 
 from secateur.torch.schema import operands, schema_of
 from secateur.torch.structure import tensors_in
@@ -82,22 +83,21 @@ class Flow:
     _last_read: dict[int, int] = field(default_factory=dict)
     _lasting: set[int] = field(default_factory=set)
     _open: list[tuple[str, int, Mapping[int, str]]] = field(default_factory=list)
+    _hooks: list[RemovableHandle] = field(default_factory=list)
     _before: int = 0
     _code: CodeType | None = None
 
-    def watch(self, model: nn.Module) -> list[Any]:
-        """Note the calls of a model's modules from now on; returns the handles of the hooks."""
+    def watch(self, model: nn.Module) -> None:
+        """Note the calls of a model's modules from now on, until the run is over."""
         if isinstance(model, GraphModule):
             self._code = type(model).forward.__code__
-        handles = []
         for path, module in model.named_modules():
-            handles += [
+            self._hooks += [
                 module.register_forward_pre_hook(
                     lambda _, args, kwargs, path=path: self._enter(path, args, kwargs), prepend=True, with_kwargs=True
                 ),
                 module.register_forward_hook(lambda _, __, out, path=path: self._leave(path, out)),
             ]
-        return handles
 
     def add(
         self, func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any, contractions: range
@@ -133,6 +133,8 @@ class Flow:
 
     def finish(self, output: Any) -> None:
         """The run is over, and this is what it returned."""
+        for hook in self._hooks:
+            hook.remove()
         for tensor in tensors_in(output):
             self._lasting.update(self.sources(tensor))
             self._last_read[id(tensor)] = len(self.reads)

@@ -74,11 +74,11 @@ _TABLES = frozenset({dict, OrderedDict})
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     """As `copy.deepcopy`, for what modules keep most of: numbers, tuples of numbers, and tables."""
     kind = type(value)
-    if kind in _ATOMS or (kind is tuple and all(type(item) in _ATOMS for item in value)):
+    if kind in _ATOMS or (kind is tuple and _ATOMS.issuperset(map(type, value))):
         return value
     if id(value) in memo:
         return memo[id(value)]
-    if kind in _TABLES and all(type(key) in _ATOMS for key in value):
+    if kind in _TABLES and _ATOMS.issuperset(map(type, value)):
         table = memo[id(value)] = kind()
         table.update((key, _copied(item, memo)) for key, item in value.items())
         return table

@@ -297,10 +297,9 @@ def _blame_permutation(
 
 def _blame_plan(model: nn.Module, network: Network, plan: Plan, inputs: Inputs, error: float, tolerance: float) -> str:
     """Name the axis, or the branches, whose removal is not what zeroing them is."""
-    removed = [branch for i, branch in enumerate(network.branches) if i not in plan.kept[BRANCHES]]
-    if removed and not (
-        zero_is_prune_error(model, network, network.plan({BRANCHES: plan.kept[BRANCHES]}), inputs) <= tolerance
-    ):
+    chosen = {name: kept for name, kept in plan.kept.items() if name == BRANCHES}
+    removed = [branch for i, branch in enumerate(network.branches if chosen else ()) if i not in chosen[BRANCHES]]
+    if removed and not (zero_is_prune_error(model, network, network.plan(chosen), inputs) <= tolerance):
         named = "; ".join(f"{branch.name} ({branch.where})" for branch in removed[:4])
         return (
             f"removing branches changes the output by {error:.1e} (allowed: {tolerance:.0e}): {named}; keep them, and please "
