@@ -169,8 +169,8 @@ def _check(comparison: Comparison, values: Mapping[Attribute, int], count: Count
     if COMPARISONS[comparison.symbol](left, right) != comparison.outcome:
         asked = f"{describe(comparison.left)} {comparison.symbol} {describe(comparison.right)}"
         raise AttributeFollowError(
-            f"the code {comparison.why} {asked}, which was {comparison.outcome} and would no longer be, "
-            f"with {left} and {right}; keep more units, or exclude the axis",
+            f"the code {comparison.why} {asked}, which was {comparison.outcome} and would be "
+            f"{not comparison.outcome}, with {left} and {right}; keep another number of units, or exclude the axis",
             comparison.where,
             comparison,
         )
