@@ -45,12 +45,14 @@ class AttributeFollowError(PlanError):
     """An integer in the user's code that cannot follow the new size of an axis.
 
     Attributes:
+        what: What would no longer hold, and what to do.
+        where: The line of the code.
         item: The equation or question of the code that would no longer hold.
     """
 
-    def __init__(self, message: str, item: object = None) -> None:
-        super().__init__(message)
-        self.item = item
+    def __init__(self, what: str, where: str = "", item: object = None) -> None:
+        super().__init__(f"{where}: {what}" if where else what)
+        self.what, self.where, self.item = what, where, item
 
 
 class VerificationError(SecateurError):

@@ -16,8 +16,8 @@ from secateur.axes.sizes import Comparison, Expression, Operation, SizeUse, Widt
 from secateur.axes.solve import FREE, Solution, solve
 from secateur.axes.together import Followers, undecided
 
-UNUSED = Reason("no operator of this run reads a parameter of it")
-SINGLE = Reason("alone of its kind: an axis must keep a unit")
+UNUSED = Reason("no run on these example inputs reads it")
+SINGLE = Reason("the only unit of its axis: an axis keeps at least one")
 
 
 @dataclass(slots=True)
@@ -191,8 +191,11 @@ class _Classes:
         units = self._units(dim)
         stays = np.ones(dim.shape[1], dtype=bool) if units is None else (units == CONSTANT).all(axis=0)
         reasons = reasons[stays | (reasons != FREE)]
-        counts = np.bincount(np.where(reasons == FREE, len(self.reasons) - 1, reasons))
-        return [(int(counts[index]), self.reasons[index]) for index in np.flatnonzero(counts)]
+        positions = np.bincount(np.where(reasons == FREE, len(self.reasons) - 1, reasons))
+        counts: Counter[Reason] = Counter()
+        for index in np.flatnonzero(positions):
+            counts[self.reasons[index]] += int(positions[index])
+        return [(count, reason) for reason, count in counts.items()]
 
     def _contraction(self, contraction: tuple[int, Dims, str]) -> Contraction:
         factor, dims, where = contraction
@@ -237,7 +240,7 @@ class _Classes:
                 self.coupled.append((size, [int(self.groups[n][0, 0]) for n in members]))
                 free = [one and n not in members for n, one in enumerate(free)]
             else:
-                self._freeze(group.ravel(), Reason(str(counts)))
+                self._freeze(group.ravel(), Reason(counts.what, counts.where))
                 free[number] = False
         return not all(free)
 

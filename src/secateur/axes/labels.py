@@ -40,6 +40,7 @@ Dim = Integers | Fixed
 Dims = tuple[Dim, ...]
 
 ONE = Fixed(Reason("a dim of size 1"))
+STAYS = "tied to positions that always stay, such as padding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +112,10 @@ class Labels:
     def define(self, labels: Integers, factors: Integers, reason: Reason) -> None:
         """`labels[i]` (shape `[n]`) is gone as soon as one of `factors[:, i]` (shape `[m, n]`) is."""
         constant = (factors == CONSTANT).all(axis=0)
-        self.freeze(labels[constant], Reason("tied to constant positions", reason.where))
+        self.freeze(labels[constant], Reason(STAYS, reason.where))
         kept = ~constant & (labels != CONSTANT)
         if (lost := ~constant & (labels == CONSTANT)).any():
-            self.freeze(factors[:, lost], Reason("tied to constant positions", reason.where))
+            self.freeze(factors[:, lost], Reason(STAYS, reason.where))
         if kept.any():
             self.definitions.append(Definition(labels[kept], factors[:, kept], reason))
 
@@ -242,7 +243,7 @@ class Labels:
         return {id(dim): places[dim] for dim in found.values()}
 
     def _tie_single(self, left: Integers, right: Integers, reason: Reason) -> None:
-        constant = Reason("tied to constant positions", reason.where)
+        constant = Reason(STAYS, reason.where)
         self.freeze(left[(right == CONSTANT) & (left != CONSTANT)], constant)
         self.freeze(right[(left == CONSTANT) & (right != CONSTANT)], constant)
         both = (left != CONSTANT) & (right != CONSTANT) & (left != right)

@@ -153,7 +153,7 @@ def follow(uses: Sequence[SizeUse], count: Count, comparisons: Sequence[Comparis
                 else:
                     values.update([solved])
             if evaluate(use.expression, values, count) != need:
-                raise AttributeFollowError(_conflict(use, need, values, count), use)
+                raise AttributeFollowError(_conflict(use, need, values, count), use.where, use)
         if len(left) == len(open_uses):
             _assume_unchanged(attributes_of(left[0].expression) - values.keys(), values)
         open_uses = left
@@ -169,8 +169,9 @@ def _check(comparison: Comparison, values: Mapping[Attribute, int], count: Count
     if COMPARISONS[comparison.symbol](left, right) != comparison.outcome:
         asked = f"{describe(comparison.left)} {comparison.symbol} {describe(comparison.right)}"
         raise AttributeFollowError(
-            f"{comparison.where}: the code {comparison.why} {asked}, which was {comparison.outcome} and would no longer be, "
-            f"with {left} and {right}; keep more units, or exclude the axis",
+            f"the code {comparison.why} {asked}, which was {comparison.outcome} and would be "
+            f"{not comparison.outcome}, with {left} and {right}; keep another number of units, or exclude the axis",
+            comparison.where,
             comparison,
         )
 
@@ -246,6 +247,6 @@ def _invert(
 def _conflict(use: SizeUse, need: int, values: Mapping[Attribute, int], count: Count) -> str:
     got = evaluate(use.expression, values, count)
     return (
-        f"{use.where}: the size {describe(use.expression)} would be {got}, but {need} positions stay there; "
+        f"the size {describe(use.expression)} would be {got}, but {need} positions stay there; "
         "compute it from a tensor's shape, or keep it in an attribute of its own"
     )

@@ -61,7 +61,8 @@ def trace(model: nn.Module, example_inputs: Inputs) -> TracedNetwork:
 
     Args:
         model: Any module; no annotations needed.
-        example_inputs: What `model(...)` takes: a tensor, a tuple of positional or a mapping of keyword arguments.
+        example_inputs: What `model(...)` takes: a tensor, a tuple of positional or a mapping of keyword arguments; or a list of
+            several such calls, all of which are watched.
 
     Returns:
         The network; `print(network)` shows its axes and what is frozen, with the reasons.

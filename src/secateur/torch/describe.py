@@ -1,8 +1,6 @@
 """A network as a table for people: its axes, and what is frozen, grouped by reason."""
 
-from collections.abc import Iterable
-
-from secateur.axes import BRANCHES, Axis, Frozen, FrozenBranch, Network
+from secateur.axes import BRANCHES, Axis, Frozen, Network
 
 
 def describe(network: Network) -> str:
@@ -15,7 +13,7 @@ def describe(network: Network) -> str:
     rows = [("axis", "units", "kind", "exact", "lives in"), *map(_row, network.axes)]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     table = [f"{a:<{widths[0]}}  {b:>{widths[1]}}  {c:<{widths[2]}}  {d:<{widths[3]}}  {e}" for a, b, c, d, e in rows]
-    return "\n".join([head, "", *table, "", *_branches(network), *_frozen(network.frozen, network.frozen_branches)])
+    return "\n".join([head, "", *table, "", *_branches(network), *_frozen(network)])
 
 
 def _row(axis: Axis) -> tuple[str, str, str, str, str]:
@@ -46,16 +44,16 @@ def _branches(network: Network) -> list[str]:
     ]
 
 
-def _frozen(frozen: Iterable[Frozen], branches: Iterable[FrozenBranch]) -> list[str]:
+def _frozen(network: Network) -> list[str]:
     groups: dict[tuple[str, str], list[Frozen]] = {}
-    for item in frozen:
+    for item in network.frozen:
         groups.setdefault((item.reason, item.where), []).append(item)
     places: dict[str, list[str]] = {}
-    for branch in branches:
+    for branch in network.frozen_branches:
         places.setdefault(branch.reason, []).append(branch.where)
     lines = ["frozen:"] if groups or places else []
     for (reason, where), items in groups.items():
-        tensors = [f"{item.tensor}:{item.dim}" for item in items]
+        tensors = [_place(item, network.tensors[item.tensor].shape[item.dim]) for item in items]
         shown = ", ".join(tensors[:3]) + (f", and {len(tensors) - 3} more" if len(tensors) > 3 else "")
         lines.append(f"  {reason}{f' ({where})' if where else ''}: {shown}")
     for reason, lines_of_code in places.items():
@@ -63,3 +61,8 @@ def _frozen(frozen: Iterable[Frozen], branches: Iterable[FrozenBranch]) -> list[
         shown = ", ".join(lines_of_code[:3]) + (f", and {more} more" if more > 0 else "")
         lines.append(f"  branches: {reason}: {shown}")
     return lines
+
+
+def _place(item: Frozen, size: int) -> str:
+    """A dim of a tensor, and how many of its positions are meant where they are not all."""
+    return f"{item.tensor}:{item.dim}" + (f" ({item.count} of {size})" if item.count < size else "")

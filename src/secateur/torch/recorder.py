@@ -31,7 +31,6 @@ from secateur.torch.provenance import WatchSizes
 from secateur.torch.roles import Roles
 from secateur.torch.size import Tracker
 
-CONSTANT = Fixed(Reason("a constant of the code"))
 INPUT = Fixed(Reason("the model's input"))
 
 _CHECKS_SIZES = frozenset({"multi_head_attention_forward", "native_channel_shuffle"})
@@ -84,7 +83,7 @@ class Recorder:
     def dims(self, tensor: Tensor) -> Dims:
         """What each dim of `tensor` stands for."""
         known = self._known.get(id(tensor))
-        return known[1] if known else tuple(ONE if n == 1 else CONSTANT for n in tensor.shape)
+        return known[1] if known else self.constant(tensor.shape)
 
     def known(self, tensor: Tensor) -> Dims | None:
         """What each dim of `tensor` stands for, where a rule has said so."""
@@ -111,6 +110,13 @@ class Recorder:
     def reason(self, text: str) -> Reason:
         """`text`, with the place in the user's code that is running."""
         return Reason(text, self.where())
+
+    def constant(self, shape: Sequence[int]) -> Dims:
+        """The dims of a tensor that the code makes; with the line that is running, which makes it or meets it."""
+        if all(n == 1 for n in shape):
+            return (ONE,) * len(shape)
+        made = Fixed(self.reason("a constant of the code"))
+        return tuple(ONE if n == 1 else made for n in shape)
 
     def begin(self, operator: str) -> None:
         """The next operator passes."""

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from secateur.axes import Dim, Dims
-from secateur.torch.recorder import CONSTANT, Recorder
+from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import rule
 
 
@@ -36,7 +36,7 @@ def like(recorder: Recorder, out: Tensor, input: Tensor, **_: Any) -> Dims:
 @rule("triu_indices", "scalar_tensor")
 def distinct(recorder: Recorder, out: Tensor, **_: Any) -> Dims:
     """Numbers that differ from position to position."""
-    return tuple(CONSTANT for _ in out.shape)
+    return recorder.constant(out.shape)
 
 
 @rule("fill", "zero", "normal", "uniform", "native_dropout", "dropout")

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from secateur.axes import ONE, Dims
-from secateur.torch.recorder import CONSTANT, Recorder
+from secateur.torch.recorder import Recorder
 from secateur.torch.rules.pointwise import at_zero, broadcast
 from secateur.torch.rules.registry import RULES, Entry, Result, fixed_dims
 from secateur.torch.schema import bound, operands, schema_of
@@ -86,7 +86,9 @@ def _learn(recorder: Recorder, out: Any, result: Result) -> None:
     for tensor, dims in zip(outs, results, strict=False):
         if isinstance(tensor, Tensor):
             _meet(recorder, dims)
-            sized = (ONE if n == 1 else CONSTANT if d is ONE else d for n, d in zip(tensor.shape, dims, strict=True))
+            sized = (
+                recorder.constant((n,))[0] if n == 1 or d is ONE else d for n, d in zip(tensor.shape, dims, strict=True)
+            )
             recorder.learn(tensor, tuple(sized), bool(recorder.result_zero))
 
 

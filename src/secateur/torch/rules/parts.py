@@ -10,7 +10,7 @@ from secateur.axes import Dim, Dims, Fixed, Integers
 from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import Result, rule
 
-ALONE = "taken as a single position"
+ALONE = "a single position is taken"
 _CHUNKS = frozenset({"chunk", "unsafe_chunk", "lstm", "gru", "lstm_cell", "gru_cell"})
 _UNEVEN = frozenset({"tensor_split", "hsplit", "vsplit", "dsplit", "array_split"})
 
