@@ -31,9 +31,9 @@ def test_blocks_of_a_resnet_but_those_that_downsample() -> None:
 
 
 def test_attention_and_mlp_of_a_vision_transformer() -> None:
-    timm = pytest.importorskip("timm", reason="timm is not installed: make zoo")
+    models = pytest.importorskip("timm.models", reason="timm is not installed: make zoo")
     names = [f"blocks.{i}.{part}" for i in range(6) for part in ("attn", "mlp")]
-    check(timm.create_model("test_vit"), torch.randn(1, 3, 160, 160), names)
+    check(models.create_model("test_vit"), torch.randn(1, 3, 160, 160), names)
 
 
 def test_attention_and_mlp_of_a_llama() -> None:

@@ -107,13 +107,13 @@ def test_axes_that_one_module_holds_first_are_told_apart_by_their_kinds() -> Non
 
 
 def test_resnets_have_residual_streams_and_vision_transformers_heads() -> None:
-    timm = pytest.importorskip("timm", reason="timm is not installed: make zoo")
-    resnet = trace(timm.create_model("resnet18"), torch.zeros(1, 3, 64, 64))
+    models = pytest.importorskip("timm.models", reason="timm is not installed: make zoo")
+    resnet = trace(models.create_model("resnet18"), torch.zeros(1, 3, 64, 64))
     assert Counter((axis.kind, axis.size) for axis in resnet.axes) == {
         **{("channels", width): 2 for width in (64, 128, 256, 512)},
         **{("residual", width): 1 for width in (64, 128, 256, 512)},
     }
-    transformer = trace(timm.create_model("vit_tiny_patch16_224"), torch.zeros(1, 3, 224, 224))
+    transformer = trace(models.create_model("vit_tiny_patch16_224"), torch.zeros(1, 3, 224, 224))
     assert Counter((axis.kind, axis.size) for axis in transformer.axes) == {
         ("residual", 192): 1, ("heads", 3): 12, ("neurons", 768): 12,
     }  # fmt: skip
