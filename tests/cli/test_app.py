@@ -72,6 +72,27 @@ def test_inspect_gives_machines_everything(folder: Path, secateur: Command) -> N
     assert all(item["reason"] for item in found["frozen"])
 
 
+RESIDUAL = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner, self.last = nn.Linear(3, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(x + self.inner(x).relu())
+"""
+
+
+def test_inspect_shows_what_can_be_removed_whole(folder: Path, secateur: Command) -> None:
+    (folder / "residual.py").write_text(RESIDUAL)
+    assert "0 inner" in secateur("inspect", "residual.py:Net", "--input", "1x3").out
+    (branch,) = json.loads(secateur("inspect", "residual.py:Net", "--input", "1x3", "--json").out)["branches"]
+    assert branch["cost"] == {"parameters": 72, "macs": 64, "bytes": 288}
+
+
 def test_inspect_says_when_nothing_can_be_pruned(folder: Path, secateur: Command) -> None:
     (folder / "small.py").write_text("from torch import nn\ndef build(): return nn.Linear(3, 2)")
 

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from secateur.axes import Axis, Cost, Frozen, Network
+from secateur.axes import Axis, Branch, Cost, Frozen, Network
 from secateur.report.quantity import quantity, share
 
 MOST_NAMES = 4
@@ -31,6 +31,14 @@ class AxisCost:
 
 
 @dataclass(frozen=True, slots=True)
+class BranchCost:
+    """A branch that can be removed whole, and what goes with it."""
+
+    branch: Branch
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True)
 class Inspection:
     """What `secateur inspect` found.
 
@@ -38,12 +46,14 @@ class Inspection:
         name: The model's name.
         total: What the network costs.
         axes: What can be pruned, in the order in which the network meets it.
+        branches: What can be removed whole, by the numbers that a plan takes.
         frozen: What cannot: all positions with one reason at one place of the code together.
     """
 
     name: str
     total: Cost
     axes: tuple[AxisCost, ...]
+    branches: tuple[BranchCost, ...]
     frozen: tuple[tuple[Frozen, ...], ...]
 
     @classmethod
@@ -56,10 +66,11 @@ class Inspection:
             )
             for axis in network.axes
         )
+        branches = tuple(BranchCost(branch, network.branch_cost(i)) for i, branch in enumerate(network.branches))
         groups: dict[tuple[str, str], list[Frozen]] = {}
         for item in network.frozen:
             groups.setdefault((item.reason, item.where), []).append(item)
-        return cls(name, total, axes, tuple(tuple(items) for items in groups.values()))
+        return cls(name, total, axes, branches, tuple(tuple(items) for items in groups.values()))
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for machines."""
@@ -78,6 +89,10 @@ class Inspection:
                 }
                 for one in self.axes
             ],
+            "branches": [
+                {"name": one.branch.name, "where": one.branch.where, "cost": _numbers(one.cost)}
+                for one in self.branches
+            ],
             "frozen": [
                 {"tensor": f.tensor, "dim": f.dim, "positions": f.count, "reason": f.reason, "where": f.where}
                 for items in self.frozen
@@ -92,6 +107,8 @@ class Inspection:
             parts += [_axes(self), "", FOOTNOTE, "", _together(self)]
         else:
             parts.append(Text("Nothing can be pruned.", style="yellow"))
+        if self.branches:
+            parts += ["", _branches(self)]
         return Group(*parts, "", _frozen(self)) if self.frozen else Group(*parts)
 
 
@@ -147,6 +164,18 @@ def _together(inspection: Inspection) -> Table:
     for one in inspection.axes:
         modules = dict.fromkeys(slot.tensor.rpartition(".")[0] or slot.tensor for slot in one.axis.slots)
         table.add_row(Text(one.axis.name), Text(_first(list(modules))))
+    return table
+
+
+def _branches(inspection: Inspection) -> Table:
+    table = _titled("What can be removed whole, because it is added to what goes on without it")
+    table.add_column("branch", overflow="fold", ratio=1)
+    table.add_column("joins at", overflow="fold", ratio=1, style="cyan")
+    for heading in ("parameters", "MACs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for number, one in enumerate(inspection.branches):
+        costs = (quantity(one.cost.parameters), quantity(one.cost.macs))
+        table.add_row(Text(f"{number} {one.branch.name}"), Text(one.branch.where), *costs)
     return table
 
 
