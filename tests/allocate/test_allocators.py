@@ -99,7 +99,7 @@ def test_axes_that_stay_alike_leave_what_is_too_little_for_all_of_them_to_others
     """Four more units are affordable: too few for the three axes of size 4 after their first, but not for the one of size 8."""
     sizes = {"a": 4, "b": 4, "c": 4, "d": 8}
     network = network_of(sizes, {f"{name}.weight": ([(name,)],) for name in sizes})
-    scores = {name: np.arange(size) for name, size in sizes.items()}
+    scores = {name: np.arange(float(size)) for name, size in sizes.items()}
 
     def counts(units: int) -> list[int]:
         return list(Uniform(Budget(params=units / 20), alike=True)(network, scores).counts.values())

@@ -102,9 +102,13 @@ def _entry(name: str, layer: Callable[[Any], ByAttribute], settings: Any) -> Zoo
         randomised(lambda: TwoLayers(layer, settings)),
         normal((2, 5, 6)),
         (
-            axis(7, "embed.{weight,bias}:0 layers.{0,1}.qkv.weight:1 layers.{0,1}.proj.{weight,bias}:0 head.weight:1"),
-            *(axis(3, f"layers.{i}.qkv.{{weight,bias}}:0 layers.{i}.proj.weight:1") for i in range(2)),
-            *(axis(4, f"layers.{i}.qkv.{{weight,bias}}:0 layers.{i}.proj.weight:1") for i in range(2)),
+            axis(
+                "residual",
+                7,
+                "embed.{weight,bias}:0 layers.{0,1}.qkv.weight:1 layers.{0,1}.proj.{weight,bias}:0 head.weight:1",
+            ),
+            *(axis("heads", 3, f"layers.{i}.qkv.{{weight,bias}}:0 layers.{i}.proj.weight:1") for i in range(2)),
+            *(axis("qkv_width", 4, f"layers.{i}.qkv.{{weight,bias}}:0 layers.{i}.proj.weight:1") for i in range(2)),
         ),
     )
 
