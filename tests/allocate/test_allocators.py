@@ -92,6 +92,23 @@ def test_ties_between_axes_go_to_those_that_come_first(network_of: NetworkOf) ->
 
     assert list(Global(Budget(params=250 / 400))(network, scores).counts.values()) == [4] * 25 + [2] * 75
     assert list(Uniform(Budget(params=250 / 400))(network, scores).counts.values()) == [3] * 50 + [2] * 50
+    assert list(Uniform(Budget(params=250 / 400), alike=True)(network, scores).counts.values()) == [2] * 100
+
+
+def test_axes_that_stay_alike_leave_what_is_too_little_for_all_of_them_to_others(network_of: NetworkOf) -> None:
+    """Four more units are affordable: too few for the three axes of size 4 after their first, but not for the one of size 8."""
+    sizes = {"a": 4, "b": 4, "c": 4, "d": 8}
+    network = network_of(sizes, {f"{name}.weight": ([(name,)],) for name in sizes})
+    scores = {name: np.arange(float(size)) for name, size in sizes.items()}
+
+    def counts(units: int) -> list[int]:
+        return list(Uniform(Budget(params=units / 20), alike=True)(network, scores).counts.values())
+
+    assert counts(4) == [1, 1, 1, 1]
+    assert counts(11) == [2, 2, 2, 5]
+    assert counts(17) == [3, 3, 3, 8]
+    assert counts(18) == [3, 3, 3, 8]
+    assert counts(20) == [4, 4, 4, 8]
 
 
 def test_per_cost_takes_what_saves_most_for_equal_scores(network_of: NetworkOf) -> None:

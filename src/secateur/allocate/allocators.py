@@ -11,7 +11,7 @@ from secateur.allocate.fill import fill
 from secateur.allocate.ladder import Ladder, Rules, build_ladder
 from secateur.allocate.normalise import Normaliser, mean
 from secateur.allocate.rank import best_units, rank, savings, worths
-from secateur.axes import Network, Plan, Scores
+from secateur.axes import Integers, Network, Plan, Scores
 from secateur.errors import BudgetError, PlanError
 
 
@@ -104,12 +104,15 @@ class Uniform:
     """Keep the same share of every axis, as large as the budget pays for; scores decide only within an axis.
 
     All axes grow together until one more step of some axis is too much. What is then left, less than that step costs, goes to
-    axes with cheaper steps, so that the budget is met exactly, as by `Global`; these end up with a somewhat larger share.
+    axes with cheaper steps, so that the budget is met exactly, as by `Global`; these end up with a somewhat larger share. With
+    `alike`, axes of the same size that can take the same steps keep the same number, so that layers that were alike stay so;
+    less may then be kept than the budget allows.
 
     Args:
         budget: What must hold afterwards.
         multiple_of: The kept widths of matrices shall be multiples of this; `secateur.allocate.multiples` has the rule.
         exclude: What keeps its shape: names of axes, or patterns (`fnmatch`) for tensors and for modules with all in them.
+        alike: Whether axes of the same size keep the same number.
 
     Raises:
         BudgetError: `multiple_of` is out of range. When called: the budget cannot be met; says what can be.
@@ -134,6 +137,7 @@ class Uniform:
     budget: Budget
     multiple_of: int = 1
     exclude: tuple[str, ...] = ()
+    alike: bool = False
 
     def __post_init__(self) -> None:
         _check_budget(self.budget)
@@ -144,8 +148,9 @@ class Uniform:
         rules = self._rules()
         ladder = build_ladder(network, rules)
         ranking = rank(network, scores, ladder)
-        smallest_share_first = np.argsort(_shares(network, ladder), kind="stable")
-        return best_units(network, ranking, fill(network, ladder, smallest_share_first, self.budget, rules))
+        bundle = _bundles(network, ladder) if self.alike else ladder.axis
+        smallest_share_first = np.lexsort((bundle, _shares(network, ladder)))
+        return best_units(network, ranking, fill(network, ladder, smallest_share_first, self.budget, rules, bundle))
 
     def _rules(self) -> Rules:
         return Rules(0, self.multiple_of, self.exclude)
@@ -156,6 +161,14 @@ def _shares(network: Network, ladder: Ladder) -> NDArray[np.float64]:
     sizes = np.array([axis.size for axis in network.axes], dtype=np.int64)
     shares: NDArray[np.float64] = ladder.reached / sizes[ladder.axis]
     return shares
+
+
+def _bundles(network: Network, ladder: Ladder) -> Integers:
+    """For each step the number of the axes that have the size, and the steps, of the one that it belongs to."""
+    kinds = [(axis.size, *ladder.reached[ladder.axis == a].tolist()) for a, axis in enumerate(network.axes)]
+    numbers = {kind: number for number, kind in reversed(list(enumerate(kinds)))}
+    bundle: Integers = np.array([numbers[kind] for kind in kinds], dtype=np.int64)[ladder.axis]
+    return bundle
 
 
 def _per_cost(worth: NDArray[np.float64], saving: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,7 +12,9 @@ from secateur.axes import Integers, Network
 from secateur.errors import BudgetError
 
 
-def fill(network: Network, ladder: Ladder, order: Integers, budget: Budget, rules: Rules) -> Integers:
+def fill(
+    network: Network, ladder: Ladder, order: Integers, budget: Budget, rules: Rules, bundle: Integers | None = None
+) -> Integers:
     """Take the steps of a ladder in order, leaving out what does not fit.
 
     Costs never fall when an axis grows. So the longest run of steps that fits is found by bisection; and an axis whose next step
@@ -24,6 +26,8 @@ def fill(network: Network, ladder: Ladder, order: Integers, budget: Budget, rule
         order: The steps by index, best first; the steps of one axis in their own order.
         budget: What must hold.
         rules: What the ladder was built from, for the error.
+        bundle: For each step the bundle that its axis grows in, `[steps]`; by default each grows alone. The steps of a bundle
+            to the same height stand next to each other in `order`, and are taken all or none.
 
     Returns:
         How many units of each axis stay, `[axes]`. No axis can take one more step within the budget.
@@ -40,11 +44,13 @@ def fill(network: Network, ladder: Ladder, order: Integers, budget: Budget, rule
     counts = ladder.least
     if not holds(counts):
         raise BudgetError(_out_of_reach(network, ladder, budget, rules))
+    bundle = ladder.axis if bundle is None else bundle
     while len(order):
         taken = _longest_run(holds, counts, ladder, order)
+        taken = _whole_steps(bundle[order], ladder.reached[order], taken)
         counts = _after(counts, ladder, order[:taken])
         order = order[taken:]
-        order = order[ladder.axis[order] != ladder.axis[order[:1]]]
+        order = order[bundle[order] != bundle[order[:1]]]
     return counts
 
 
@@ -61,6 +67,12 @@ def _longest_run(holds: Callable[[Integers], bool], counts: Integers, ladder: La
         else:
             bad = middle
     return good
+
+
+def _whole_steps(bundle: Integers, reached: Integers, taken: int) -> int:
+    """How many of the steps taken are left without those of a bundle that did not get to its next height as a whole."""
+    ends = np.append(np.flatnonzero(np.diff(bundle) | np.diff(reached)) + 1, len(bundle))
+    return int(np.append(0, ends)[np.searchsorted(ends, taken, side="right")])
 
 
 def _after(counts: Integers, ladder: Ladder, steps: Integers) -> Integers:

@@ -3,6 +3,17 @@
 from secateur.artefact.dense import load_weights
 from secateur.artefact.folder import load, read, save
 from secateur.artefact.manifest import Artefact, StoredTensor, WeightsFile
+from secateur.artefact.pretrained import save_pretrained
 from secateur.artefact.program import export
 
-__all__ = ["Artefact", "StoredTensor", "WeightsFile", "export", "load", "load_weights", "read", "save"]
+__all__ = [
+    "Artefact",
+    "StoredTensor",
+    "WeightsFile",
+    "export",
+    "load",
+    "load_weights",
+    "read",
+    "save",
+    "save_pretrained",
+]

@@ -10,6 +10,7 @@ from secateur.artefact.manifest import Artefact
 from secateur.axes import AttributeChange, Plan
 from secateur.errors import ArtefactError
 from secateur.torch.graph import graph_of
+from secateur.torch.settings import integers_of
 
 
 def storable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -120,9 +121,8 @@ def _shape(tensor: Tensor) -> tuple[int, ...] | None:
 def _attribute_complaints(model: nn.Module, change: AttributeChange) -> Iterator[str]:
     where = f"{change.module}.{change.name}".lstrip(".")
     try:
-        value = getattr(model.get_submodule(change.module), change.name)
-        value = value if change.index is None else value[change.index]
-    except (AttributeError, TypeError, IndexError):
+        value = integers_of(model.get_submodule(change.module))[change.name, change.index]
+    except (AttributeError, KeyError):
         yield f"{where} is missing in the model"
         return
     if value != change.old:

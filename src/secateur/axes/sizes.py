@@ -147,7 +147,7 @@ def follow(uses: Sequence[SizeUse], count: Count, comparisons: Sequence[Comparis
                 continue
             need = count(use.dim)
             if unknown:
-                solved = _invert(use.expression, need, values, count)
+                solved = invert(use.expression, need, values, count)
                 if solved is None:
                     _assume_unchanged(unknown, values)
                 else:
@@ -224,7 +224,7 @@ def _assume_unchanged(attributes: set[Attribute], values: dict[Attribute, int]) 
     values.update((attribute, attribute.value) for attribute in attributes)
 
 
-def _invert(
+def invert(
     expression: Expression, need: int, values: Mapping[Attribute, int], count: Count
 ) -> tuple[Attribute, int] | None:
     """Solve `expression == need` for its one unknown attribute."""
@@ -238,10 +238,10 @@ def _invert(
             return None
         known = evaluate(left, values, count)
         inverse = {"+": need - known, "-": known - need, "*": need // (known or 1), "//": known // (need or 1)}
-        return _invert(right, inverse[symbol], values, count) if symbol in inverse else None
+        return invert(right, inverse[symbol], values, count) if symbol in inverse else None
     known = evaluate(right, values, count)
     inverse = {"+": need - known, "-": need + known, "*": need // (known or 1), "//": need * known}
-    return _invert(left, inverse[symbol], values, count) if symbol in inverse else None
+    return invert(left, inverse[symbol], values, count) if symbol in inverse else None
 
 
 def _conflict(use: SizeUse, need: int, values: Mapping[Attribute, int], count: Count) -> str:

@@ -15,6 +15,7 @@ from secateur.torch.capture import Inputs, trace
 from secateur.torch.graph import in_form
 from secateur.torch.layers import refresh_layer_sizes
 from secateur.torch.replicate import replicate
+from secateur.torch.settings import Copies, convert_integers, integers_of
 from secateur.torch.stand_in import remove, silence, unsilence
 
 _PLAN = "secateur_plan"
@@ -188,21 +189,23 @@ def set_attributes(model: nn.Module, plan: Plan) -> None:
     Raises:
         ModelError: A module or attribute of the plan is not there.
     """
+    changes: dict[str, dict[tuple[str, int | None], int]] = {}
     for change in plan.attributes:
-        try:
-            module = model.get_submodule(change.module)
-            value = vars(module)[change.name]
-        except (AttributeError, KeyError) as error:
-            where = f"{change.module}.{change.name}".lstrip(".")
+        changes.setdefault(change.module, {})[change.name, change.index] = change.new
+    modules, copies = dict(model.named_modules(remove_duplicate=False)), Copies()
+    for path, new in changes.items():
+        module = modules.get(path)
+        missing = list(new) if module is None else [key for key in new if key not in integers_of(module)]
+        if module is None or missing:
+            where = f"{path}.{missing[0][0]}".lstrip(".")
             raise ModelError(
                 f"the plan sets {where}, which {type(model).__name__} does not have; it is for another model"
-            ) from error
-        if change.index is None:
-            vars(module)[change.name] = change.new
-        else:
-            items = list(value)
-            items[change.index] = change.new
-            vars(module)[change.name] = type(value)(items)
+            )
+
+        def changed(name: str, index: int | None, value: int, new: Mapping[tuple[str, int | None], int] = new) -> int:
+            return new.get((name, index), value)
+
+        convert_integers(module, changed, copies)
 
 
 def _cuts_by_tensor(model: nn.Module, plan: Plan) -> dict[int, TensorCut]:

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -26,6 +26,7 @@ from secateur.torch.places import line_of
 from secateur.torch.recorder import INPUT, Recorder
 from secateur.torch.replicate import replicate
 from secateur.torch.rules import apply
+from secateur.torch.settings import SettingsWrittenError, SharedSettings
 from secateur.torch.size import remember_attributes
 from secateur.torch.structure import tensors_in
 from secateur.torch.trial import Trial
@@ -88,7 +89,7 @@ def watched(model: nn.Module, example_inputs: Inputs, recording: Recording | Non
         raise DataError(f"example_inputs holds no tensor: {type(example_inputs).__name__}; pass what model(...) takes")
     created, reason = Created(), ""
     try:
-        network = build_network(_watch(model, example_inputs, True, created, recording)[1])
+        network = build_network(_watch(model, example_inputs, True, created, recording, flow=False)[1])
     except _NeedsValuesError as error:
         reason = str(error)
     created.recall()
@@ -101,7 +102,7 @@ def watched(model: nn.Module, example_inputs: Inputs, recording: Recording | Non
         if recording is not None:
             recording.has_values = True
             recording.steps.clear()
-        network = build_network(_watch(model, example_inputs, False, created, recording)[1])
+        network = build_network(_watch(model, example_inputs, False, created, recording, flow=False)[1])
     parts = {f.name: getattr(network, f.name) for f in fields(Network)}
     parts["find_branches"] = partial(find_branches, network, model, example_inputs, meta=not reason)
     return TracedNetwork(**parts, model=model, inputs=example_inputs)
@@ -123,8 +124,7 @@ def find_branches(network: Network, model: nn.Module, inputs: Inputs, meta: bool
 
 
 def _branches(network: Network, model: nn.Module, inputs: Inputs, meta: bool, created: Created) -> Branches:
-    flow = Flow()
-    copy, run = _watch(model, inputs, meta, created, None, flow)
+    copy, run, flow = _watch(model, inputs, meta, created, None, flow=True)
     shapes = {name: spec.shape for name, (spec, _) in run.tensors.items()}
     if shapes != {name: spec.shape for name, spec in network.tensors.items()}:
         raise _changed(model, "its parameters and buffers have other names or shapes")
@@ -173,18 +173,34 @@ def prepared(model: nn.Module, inputs: Inputs, meta: bool) -> tuple[nn.Module, l
 
 
 def _watch(
+    model: nn.Module, inputs: Inputs, meta: bool, created: Created, recording: Recording | None, flow: bool
+) -> tuple[nn.Module, Run, Flow]:
+    """Run a copy of the model under observation, and once more where modules talk through what looked like settings."""
+    once = partial(_watch_once, model, inputs, meta, created, recording)
+    try:
+        return once(Flow() if flow else None, {})
+    except SettingsWrittenError as error:
+        places = error.places
+    if recording is not None:
+        recording.steps.clear()
+    return once(Flow() if flow else None, places)
+
+
+def _watch_once(
     model: nn.Module,
     inputs: Inputs,
     meta: bool,
     created: Created,
-    recording: Recording | None = None,
-    flow: Flow | None = None,
-) -> tuple[nn.Module, Run]:
-    """Run a copy of the model under observation; returns the copy, and what was seen."""
+    recording: Recording | None,
+    flow: Flow | None,
+    state: Mapping[str, Set[str]],
+) -> tuple[nn.Module, Run, Flow]:
+    """Run a copy of the model, in which the attributes in `state` stay as they are; returns it, and what was seen."""
     copy, opened, moved, values = prepared(model, inputs, meta)
     recorder = Recorder(_state(copy), {id(module): path for path, module in copy.named_modules()})
     recorder.run.opened = tuple(opened)
-    remember_attributes(copy, recorder.tracker)
+    shared = SharedSettings(copy, state)
+    remember_attributes(copy, recorder.tracker, state)
     for leaf in pytree.tree_leaves(moved):
         if isinstance(leaf, Tensor):
             recorder.learn(leaf, tuple(ONE if n == 1 else INPUT for n in leaf.shape), zero=False)
@@ -195,7 +211,8 @@ def _watch(
     if flow is not None:
         watch.flow = flow
         flow.watch(copy)
-    output = _run(copy, moved, watch)
+    with shared:
+        output = _run(copy, moved, watch)
     if flow is not None:
         flow.finish(output)
     _freeze_output(recorder, output, model)
@@ -204,7 +221,7 @@ def _watch(
     if any(not recorder.was_read(parameter) for parameter in copy.parameters()):
         _watch_training(copy, moved, watch)
     recorder.forget_tensors()
-    return copy, recorder.run
+    return copy, recorder.run, flow or Flow()
 
 
 def _trial(model: nn.Module, inputs: Inputs, meta: bool, created: Created) -> Trial:

@@ -1,15 +1,14 @@
 """`Size`: an integer that remembers where it comes from, through arithmetic and comparisons."""
 
 import operator
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from secateur.axes import Attribute, Expression, Operation
+from secateur.torch.settings import convert_integers
 
 Compared = Callable[[str, Expression, Expression, bool], None]
 
@@ -53,6 +52,13 @@ class Size(int):
 
     def __str__(self) -> str:
         return format(self)
+
+    def __deepcopy__(self, memo: object) -> "Size":
+        return self
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        self.tracker.value_used(self.expression)
+        return int, (self._plain(),)
 
     def _plain(self) -> int:
         return int.__add__(self, 0)
@@ -132,24 +138,17 @@ for _name in ("float", "int", "abs", "invert", "round", "trunc", "floor", "ceil"
     setattr(Size, f"__{_name}__", _as_number(f"__{_name}__"))
 
 
-def remember_attributes(model: nn.Module, tracker: Tracker) -> None:
-    """Replace the integers that the modules of `model` keep by integers that remember their place."""
+def remember_attributes(model: nn.Module, tracker: Tracker, state: Mapping[str, Set[str]]) -> None:
+    """Replace the integers that the modules of `model` keep by integers that remember their place.
+
+    Args:
+        model: The copy that is to be watched.
+        tracker: What they report to.
+        state: Attributes that stay as they are: by the path of a module, their names.
+    """
     for path, module in model.named_modules():
-        for name, value in list(vars(module).items()):
-            if type(value) in _COMMON:
-                continue
-            if _is_kept_integer(value):
-                vars(module)[name] = Size(int(value), Attribute(path, name, None, int(value)), tracker)
-            elif type(value) in (tuple, list) and value and all(map(_is_kept_integer, value)):
-                vars(module)[name] = type(value)(
-                    Size(int(item), Attribute(path, name, index, int(item)), tracker)
-                    for index, item in enumerate(value)
-                )
 
+        def size(name: str, index: int | None, value: int, path: str = path) -> Size:
+            return Size(int(value), Attribute(path, name, index, int(value)), tracker)
 
-_COMMON = frozenset({bool, str, float, type(None), dict, OrderedDict, set})
-"""Most of what modules keep is of these types, and holds no sizes."""
-
-
-def _is_kept_integer(value: object) -> bool:
-    return type(value) is int or isinstance(value, np.integer)
+        convert_integers(module, size, skip=state.get(path, frozenset()))
