@@ -341,13 +341,13 @@ ENTRIES = (
     ZooEntry(
         "rms_norm_by_attribute",
         randomised(lambda: OwnRmsNorm(affine=True)),
-        normal((3, 4)),
+        normal((2, 4)),
         (axis("neurons", 6, "embed.{weight,bias}:0 weight:0 head.weight:1", exact=False),),
     ),
     ZooEntry(
         "rms_norm_by_attribute_without_weight",
         randomised(lambda: OwnRmsNorm(affine=False)),
-        normal((3, 4)),
+        normal((2, 4)),
         (axis("neurons", 6, "embed.{weight,bias}:0 head.weight:1", exact=False),),
     ),
 )
