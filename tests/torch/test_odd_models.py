@@ -191,9 +191,8 @@ SIZES = [
     odd("hsplit", ROWS, lambda m, x: torch.mul(*torch.hsplit(x, 2)), "cut by hsplit"),
     odd("a split by a cached half", ROWS, lambda m, x: torch.mul(*x.split(half(x.shape[-1]), -1))),
     odd("a pad up to an attribute", ROWS, lambda m, x: F.pad(x, (0, m.width - x.shape[-1])), "computes with", width=10),
-    odd(
-        "all numbers over the batch", IMAGES, lambda m, x: x.view(len(x), x.numel() // len(x)).view_as(x), "as a number"
-    ),
+    odd("all numbers over the batch", IMAGES, lambda m, x: x.view(len(x), x.numel() // len(x)).view_as(x)),
+    odd("the root of all numbers", IMAGES, lambda m, x: x / x.numel() ** 0.5, "computes with"),
     odd("an attribute that is numpy's", ROWS, heads, heads=np.int64(2)),
     odd("an attribute that is also a kernel", IMAGE, lambda m, x: F.avg_pool2d(channel_heads(m, x), m.heads), heads=2),
     odd("as many groups as the stride", IMAGES, through, layer=conv(8, 12, 2, stride=2, groups=2)),

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 
-from secateur.axes import Dims, Expression, Width
+from secateur.axes import Dims, Expression, Operation, Width
 from secateur.torch.size import Size, Tracker
 
 _ALL, _AFTER_TENSOR = slice(0, None), slice(1, None)
@@ -40,8 +40,8 @@ All others compute their sizes from the tensors; a `Size` that is handed to them
 _INFERS = frozenset({"view", "reshape", "unflatten", "expand", "broadcast_to"})
 """Functions that work out for themselves what -1 stands for."""
 
-_COUNTS = frozenset({"numel", "nelement", "__len__", "stride"})
-"""Methods that return plain numbers made of a tensor's sizes."""
+_COUNTS = frozenset({"__len__", "stride"})
+"""Methods that return plain numbers made of a tensor's sizes, and Python keeps nothing else."""
 
 _SHAPE: Any = Tensor.shape.__get__  # type: ignore[attr-defined]
 
@@ -108,6 +108,8 @@ class WatchSizes(TorchFunctionMode):
             return self._tagged(args[0], func(*args))
         if name in _COUNTS:
             self._counted(args[0], name)
+        if name in ("numel", "nelement"):
+            return self._product(args[0], func(*args, **kwargs))
         if name in ("size", "sym_size"):
             result = func(*args, **kwargs)
             whole = isinstance(result, torch.Size)
@@ -149,6 +151,16 @@ class WatchSizes(TorchFunctionMode):
         for dim in self.dims_of(tensor)[: 1 if name == "__len__" else None]:
             if isinstance(dim, np.ndarray):
                 self.tracker.value_used(Width(dim))
+
+    def _product(self, tensor: Tensor, value: int) -> int:
+        """How many numbers a tensor holds: the product of its sizes."""
+        dims = self.dims_of(tensor)
+        if len(dims) != tensor.ndim or not any(isinstance(dim, np.ndarray) for dim in dims):
+            return value
+        product: Expression = 1
+        for size, dim in zip(tensor.shape, dims, strict=True):
+            product = Operation("*", product, Width(dim) if isinstance(dim, np.ndarray) else int(size))
+        return Size(value, product, self.tracker)
 
     def _tagged(self, tensor: Tensor, shape: torch.Size) -> torch.Size:
         dims = self.dims_of(tensor)
