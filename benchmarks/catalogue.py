@@ -13,7 +13,7 @@ from tiny import tiny_transformer
 from torch import nn
 
 DETECTORS = ("fasterrcnn", "maskrcnn", "keypointrcnn", "retinanet", "ssd", "fcos")
-CLIPS: Mapping[str, tuple[int, ...]] = {"mvit": (16, 224, 224), "": (16, 112, 112)}
+CLIPS: Mapping[str, tuple[int, ...]] = {"mvit": (16, 224, 224), "s3d": (16, 224, 224), "": (16, 112, 112)}
 """Frames, height and width of what video models see, by how their names begin."""
 
 

@@ -354,3 +354,21 @@ def test_an_optimiser_forgets_what_went() -> None:
     optimizer.step()
     small = sc.compact(model, sc.trace(model, inputs).plan({BRANCHES: [1]}), optimizer)
     assert {id(p) for p in optimizer.param_groups[0]["params"]} == {id(p) for p in small.parameters()}
+
+
+def test_branches_go_in_the_form_that_they_were_found_in() -> None:
+    model, x = nn.Sequential(nn.Linear(3, 4), Added(), nn.Linear(4, 2)), torch.randn(2, 3)
+    plan = sc.trace(model, x).plan({BRANCHES: []})
+    with pytest.raises(PlanError, match="in the form that it was made in"):
+        sc.compact(model, plan, form="graph", example_inputs=x)
+
+
+class Added(nn.Module):
+    """A layer beside its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layer(x).relu()

@@ -221,3 +221,22 @@ def test_an_axis_keeps_as_many_units_as_the_code_branches_on() -> None:
     plan = sc.allocate.Global(sc.Budget(params=0.5), floor=0)(network, sc.scores.Random()(network, None))
     assert plan.counts[axis.name] >= 2
     assert sc.verify(model, plan, x).permutation < 1e-12
+
+
+class OnThrees(nn.Module):
+    """Computes something else where its width is a multiple of three: no step of units avoids that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 25), nn.Linear(25, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        out: Tensor = self.last(x.relu() if x.shape[-1] % 3 else x.sigmoid())
+        return out
+
+
+def test_numbers_of_units_that_follow_no_step_freeze_the_axis() -> None:
+    network = sc.trace(OnThrees(), torch.randn(2, 4))
+    assert not network.axes
+    assert any("the code branches on" in frozen.reason for frozen in network.frozen)

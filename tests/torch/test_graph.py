@@ -1,6 +1,7 @@
 """The graph form frees what a model's own code holds fast."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -202,3 +203,21 @@ def test_a_model_that_cannot_be_exported_is_refused_with_the_reason() -> None:
 
     with pytest.raises(CaptureError, match="Branches cannot be exported"):
         as_graph(Branches(), INPUTS)
+
+
+class Variadic(nn.Module):
+    """Takes whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 12), nn.Linear(12, 2)
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+        out: Tensor = self.last(self.first(inputs[0] if inputs else named["x"]).relu())
+        return out
+
+
+@pytest.mark.parametrize("form", [lambda x: x, lambda x: (x,), lambda x: {"x": x}], ids=["tensor", "tuple", "mapping"])
+def test_a_model_of_any_arguments_has_a_graph_form(form: Any) -> None:
+    inputs = form(torch.randn(2, 8))
+    assert [axis.size for axis in sc.trace(as_graph(Variadic(), inputs), inputs).axes] == [12]

@@ -6,6 +6,7 @@ together, as many units of each as match one unit of the smallest.
 """
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 
@@ -27,6 +28,8 @@ Item = SizeUse | Comparison
 
 MOST_LEAST = 8
 """An axis that must keep more units than this, because the code branches on how many there are, is frozen."""
+MOST_TRIED = 32
+"""So many numbers of units are tried, where some cannot be."""
 STEPS = (1, 2, 4, 8, 16, 32, 64)
 """What the units that stay may have to be a multiple of."""
 
@@ -69,6 +72,9 @@ class Followers:
                 middle = (size + least) // 2 // step * step
                 errors = (self._conflict(axes, size, kept) for kept in (size - step, least, middle))
                 error = next(filter(None, errors), None)
+                if error is None and first is not None:  # something is asked of this number: try them all
+                    every = range(least, min(size, least + MOST_TRIED * step), step)
+                    error = next(filter(None, (self._conflict(axes, size, kept) for kept in every)), None)
                 if error is None:
                     return least, step
                 first = first or error
@@ -84,14 +90,15 @@ class Followers:
             free: For each axis whether it may be taken.
         """
         near = {n for i in self._items_of(axis) for n in self._axes(self.items[i])}
-        for size in sorted({self.sizes[n] for n in near if self.sizes[axis] % self.sizes[n] == 0}, reverse=True):
+        sizes = sorted({self.sizes[n] for n in near if self.sizes[axis] % self.sizes[n] == 0}, reverse=True)
+        for size, by_attribute in product(sizes, (False, True)):  # where heads are as many as wide, either may be meant
             members = [axis]
             while error := self._conflict(members, size, size // 2):
                 asked = self._asked(error)
                 more = [n for n in asked if free[n] and n not in members and self.sizes[n] % size == 0]
                 if not more:
                     break
-                members.append(min(more, key=lambda n: (asked[n], self.sizes[n] != size, n)))
+                members.append(min(more, key=lambda n: (asked[n] != by_attribute, self.sizes[n] != size, n)))
             if error is None and len(members) > 1 and isinstance(self.counts(members, size), tuple):
                 return members, size
         return None

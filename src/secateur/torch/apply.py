@@ -46,7 +46,8 @@ def compact(
     Raises:
         ModelError: The plan is for another model, or the form is none.
         CaptureError: The model has no graph form.
-        PlanError: The optimiser keeps a state that cannot be cut, or is for another form of the model.
+        PlanError: The optimiser keeps a state that cannot be cut, or is for another form of the model; or the plan removes
+            branches of another form.
 
     Example:
         >>> import torch, secateur as sc
@@ -59,6 +60,11 @@ def compact(
     if form == "graph" and example_inputs is not None:
         if optimizer is not None and graph is not model:
             raise PlanError("the optimiser trains the model, not its graph form; make one for as_graph(model, inputs)")
+        if plan.removal:
+            raise PlanError(
+                "a plan that removes branches is carried out in the form that it was made in: trace, compact and load "
+                "sc.as_graph(model, inputs) itself, without form= and example_inputs="
+            )
         return compact(graph, trace(graph, example_inputs).plan_from_tensors(plan.tensors), optimizer)
     cuts = _cuts_by_tensor(model, plan)
     replaced: dict[int, Tensor] = {}

@@ -6,6 +6,7 @@ of these numbers becomes an attribute, and attributes follow. What does somethin
 stays a layer.
 """
 
+import inspect
 from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
@@ -24,6 +25,9 @@ from secateur.torch.places import line_of
 from secateur.torch.provenance import TAKES_SIZES, name_of
 from secateur.torch.replicate import replicate
 from secateur.torch.structure import tensors_in
+
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+"""Arguments of which torch.export wants another account; every dim of theirs stays."""
 
 FORMS = ("module", "graph")
 """What a model can be pruned as: the user's own code, or its graph form."""
@@ -147,9 +151,10 @@ def _exported(model: nn.Module, inputs: Inputs) -> ExportedProgram:
     args = () if isinstance(inputs, Mapping) else inputs if isinstance(inputs, tuple) else (inputs,)
     kwargs = dict(inputs) if isinstance(inputs, Mapping) else {}
     free = pytree.tree_map(lambda x: {0: Dim.AUTO} if isinstance(x, Tensor) and x.ndim else None, kwargs or args)
+    named = {p.kind for p in inspect.signature(model.forward).parameters.values()}.isdisjoint(VARIADIC)
     try:
         with torch.no_grad(), open_paths():
-            return torch.export.export(model, args, kwargs, dynamic_shapes=free)
+            return torch.export.export(model, args, kwargs, dynamic_shapes=free if named else None)
     except Exception as error:
         raise CaptureError(
             f"{type(model).__name__} cannot be exported: torch.export fails with {type(error).__name__}: {error} "

@@ -73,6 +73,12 @@ ENTRIES = (
         (axis("heads", 3, "{embed,proj}.{weight,bias}:0 qkv.weight:0 {qkv,proj,head}.weight:1"),),
     ),
     ZooEntry(
+        "as_wide_as_its_input_with_as_many_heads_as_wide",
+        randomised(lambda: AsWideAsItsInput(computed_scale=True, dim=9)),
+        normal((2, 7, 6)),
+        (axis("heads", 3, "{embed,proj}.{weight,bias}:0 qkv.weight:0 {qkv,proj,head}.weight:1"),),
+    ),
+    ZooEntry(
         "tokens_of_stages",
         randomised(TokensOfStages),
         normal((2, 4)),
