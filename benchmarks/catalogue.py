@@ -11,6 +11,7 @@ from nets import NETS
 from nets_libraries import DIFFUSERS, GRAPHS
 from tiny import tiny_transformer
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 DETECTORS = ("fasterrcnn", "maskrcnn", "keypointrcnn", "retinanet", "ssd", "fcos")
 CLIPS: Mapping[str, tuple[int, ...]] = {"mvit": (16, 224, 224), "s3d": (16, 224, 224), "": (16, 112, 112)}
@@ -26,9 +27,13 @@ def build(name: str, device: str = "cpu") -> tuple[nn.Module, Inputs]:
     """
     library, _, model = name.partition("/")
     torch.manual_seed(0)
-    with torch.device(device):
+    try:
+        with torch.device(device):
+            built, inputs = BUILDERS[library](model)
+    except NotImplementedError:  # it looks at values while it is built
         built, inputs = BUILDERS[library](model)
-    return built.eval(), inputs
+        inputs = tree_map_only(torch.Tensor, lambda tensor: tensor.to(device), inputs)
+    return built.eval().to(device), inputs
 
 
 def parameters(name: str) -> int:
@@ -37,7 +42,7 @@ def parameters(name: str) -> int:
         return 0
     try:
         return sum(parameter.numel() for parameter in build(name, "meta")[0].parameters())
-    except (NotImplementedError, RuntimeError):  # it looks at values while it is built
+    except RuntimeError:  # it cannot be on the meta device
         return 0
 
 
