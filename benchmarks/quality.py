@@ -21,12 +21,12 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from images import BATCH, Images, MissingDataError
 from machine import machine, versions
-from pruners import OWN_WIDTHS, TOOLS, Cut, Job, MissingPackageError, check_installed, goal_of
 from rich.console import Console
 from rich.progress import Progress
-from tasks import DENSE_EPOCHS, QUICK, SIZES, TASKS, TITLES, Sizes, Task
+from tasks.images import BATCH, Images, MissingDataError
+from tasks.tasks import DENSE_EPOCHS, QUICK, SIZES, TASKS, TITLES, Sizes, Task
+from tools.pruners import OWN_WIDTHS, TOOLS, Cut, Job, MissingPackageError, check_installed, goal_of
 from torch import nn
 
 import secateur as sc

@@ -27,6 +27,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 GIBIBYTE = 1 << 30
+LARGEST = 120_000_000
 FORK = multiprocessing.get_context("fork")
 TOOLS = ("secateur", "torch-pruning", "torch-kirigami")
 END_WITH_PARENT = 1
@@ -35,7 +36,7 @@ END_WITH_PARENT = 1
 
 def main() -> None:
     """Measure what is missing, then write all that is known."""
-    from counted import known, report, write
+    from reaching.counted import known, report, write
 
     options = parse()
     records = known(options.records)
@@ -64,6 +65,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="once more, what failed")
     parser.add_argument("--report", action="store_true", help="run nothing; write the result from all records")
     parser.add_argument("--limit", type=float, default=300, help="seconds for one model with one tool")
+    parser.add_argument(
+        "--largest",
+        type=int,
+        default=LARGEST,
+        help="parameters; larger models are proved by shapes and operators alone",
+    )
     parser.add_argument("--memory", type=float, default=12, help="GiB of data for one model with one tool")
     parser.add_argument(
         "--records",
@@ -80,7 +87,7 @@ def models(options: argparse.Namespace) -> list[str]:
     """The names that were asked for."""
     if options.models:
         return list(options.models)
-    from catalogue import families, names
+    from models.catalogue import families, names
 
     if options.libraries and not options.families:
         return [name for library in options.libraries for name in names(library)]
@@ -97,7 +104,7 @@ def one(model: str, tool: str, options: argparse.Namespace) -> dict[str, Any]:
     """One model with one tool in a process of its own; the last that it sends is its record."""
     reading, writing = FORK.Pipe(duplex=False)
     sys.stdout.flush()
-    worker = FORK.Process(target=work, args=(model, tool, options.memory, writing))
+    worker = FORK.Process(target=work, args=(model, tool, options, writing))
     record: dict[str, Any] = {
         "library": model.partition("/")[0],
         "model": model,
@@ -153,7 +160,7 @@ def end(worker: Any) -> None:
     worker.join()
 
 
-def work(model: str, tool: str, gibibytes: float, writing: Connection) -> None:
+def work(model: str, tool: str, options: argparse.Namespace, writing: Connection) -> None:
     """What a worker process does."""
     os.setsid()
     ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGKILL)
@@ -162,21 +169,21 @@ def work(model: str, tool: str, gibibytes: float, writing: Connection) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in range(3):
         os.dup2(nowhere, stream)
-    allowed = int(gibibytes * GIBIBYTE)
+    allowed = int(options.memory * GIBIBYTE)
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    from reached import reach
+    from reaching.reached import reach
 
-    writing.send(reach(model, tool, writing.send))
+    writing.send(reach(model, tool, writing.send, options.largest))
 
 
 def preload(wanted: set[str]) -> None:
     """Import what every worker needs, once: workers are forks."""
-    from analysed import allow_torchvision
+    from models.large import allow_torchvision
 
     allow_torchvision()
     peers = sorted(tool.replace("-", "_") for tool in wanted - {"secateur"})
-    for module in ("reached", "torch.export", "torch._dynamo", "torchvision", "timm", "transformers", *peers):
+    for module in ("reaching.reached", "torch.export", "torch._dynamo", "torchvision", "timm", "transformers", *peers):
         importlib.import_module(module)
     torch = importlib.import_module("torch")
     torch.set_num_threads(1)

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from analysed import MODELS, TOKENS
-from analysers import TOOLS
 from machine import load, machine, memory, versions
+from models.large import MODELS, TOKENS
+from tools.analysers import TOOLS
 from torch import nn
 
 MEBIBYTE = 1 << 20

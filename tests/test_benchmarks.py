@@ -38,7 +38,7 @@ def hook() -> ModuleType:
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    yield loaded(ROOT / "benchmarks" / "counted.py")
+    yield loaded(ROOT / "benchmarks" / "reaching" / "counted.py")
     sys.modules.pop("machine", None)
 
 
@@ -101,21 +101,21 @@ def test_every_record_has_all_fields_of_a_result(counted: Any, tmp_path: Path) -
     assert value["free_share"] is None
 
 
-Work = Callable[[str, str, float, Connection], None]
+Work = Callable[[str, str, argparse.Namespace, Connection], None]
 OPTIONS = argparse.Namespace(limit=2.0, memory=1.0)
 
 
-def answers(model: str, tool: str, gibibytes: float, writing: Connection) -> None:
+def answers(model: str, tool: str, options: argparse.Namespace, writing: Connection) -> None:
     writing.send({"model": model, "tool": tool, "ok": False, "stage": "trace"})
     writing.send({"model": model, "tool": tool, "ok": True, "stage": "verify"})
 
 
-def dies(model: str, tool: str, gibibytes: float, writing: Connection) -> None:
+def dies(model: str, tool: str, options: argparse.Namespace, writing: Connection) -> None:
     writing.send({"model": model, "tool": tool, "ok": False, "stage": "trace"})
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def waits_with_a_child(model: str, tool: str, gibibytes: float, writing: Connection) -> None:
+def waits_with_a_child(model: str, tool: str, options: argparse.Namespace, writing: Connection) -> None:
     os.setsid()
     child = subprocess.Popen(["sleep", "60"])
     writing.send({"model": model, "tool": tool, "ok": False, "stage": "plan", "child": child.pid})

@@ -122,11 +122,11 @@ def test_what_a_budget_out_of_reach_says_can_be_reached_can_be(allocate: Global 
 
 
 def least_counts(network: TracedNetwork, allocate: Global | Uniform) -> dict[str, int]:
-    """By the rules in words: at least one unit, the floor rounded up, and a step."""
+    """By the rules in words: as many units as the axis must keep, the floor rounded up, and a step."""
     floor, least = exact(getattr(allocate, "floor", 0)), {}
     for axis, step in axis_steps(network, allocate.multiple_of, frozenset()).items():
-        size = network.axis(axis).size
-        least[axis] = next(n for n in range(1, size + 1) if n >= floor * size and (n % step == 0 or n == size))
+        size, few = network.axis(axis).size, network.axis(axis).least
+        least[axis] = next(n for n in range(few, size + 1) if n >= floor * size and (n % step == 0 or n == size))
     return least
 
 

@@ -139,6 +139,36 @@ def test_a_tied_tensor_is_stored_once_and_stays_tied(folder: Path) -> None:
     assert again.head.weight is again.embed.weight
 
 
+class Grows(nn.Module):
+    """A table of positions, made as long as the longest input that came by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.register_buffer("table", torch.ones(1, 8), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(self.table) < x.shape[1]:
+            self.table = self.table[:1].expand(x.shape[1], -1).clone()
+        out: Tensor = self.out(self.embed(x) + self.table[: x.shape[1]])
+        return out
+
+
+def test_a_buffer_may_have_grown_along_dims_that_are_not_cut(tmp_path: Path) -> None:
+    model, x = Grows().eval(), torch.randn(2, 5, 3)
+    model(x)
+    small = compact(model, trace(model, x).plan({"embed": range(0, 8, 2)}))
+    assert small.table.shape == (5, 4)
+    save(small, tmp_path)
+
+    again = load(Grows().eval(), tmp_path)
+
+    assert again.table.shape == (1, 4)
+    assert torch.equal(again(x), small(x))
+    longer = torch.randn(2, 9, 3)
+    assert torch.equal(again(longer), small(longer))
+
+
 def test_a_buffer_outside_the_state_dict_is_the_users_own_and_cut(small: nn.Module, folder: Path) -> None:
     again = load(dense(seed=1), folder)
 

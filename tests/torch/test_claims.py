@@ -240,3 +240,44 @@ def test_numbers_of_units_that_follow_no_step_freeze_the_axis() -> None:
     network = sc.trace(OnThrees(), torch.randn(2, 4))
     assert not network.axes
     assert any("the code branches on" in frozen.reason for frozen in network.frozen)
+
+
+class Large(nn.Module):
+    """Code that does something else where a width is small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Linear(6, 64), nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        if x.shape[-1] > 20:
+            x = x.relu()
+        out: Tensor = self.out(x)
+        return out
+
+
+def test_an_axis_keeps_as_many_units_as_the_code_asks_for() -> None:
+    network = sc.trace(Large(), torch.randn(2, 6))
+    (axis,) = network.axes
+    assert (axis.size, axis.least) == (64, 21)
+    assert sc.verify(Large(), network.plan({axis.name: range(21)}), torch.randn(2, 6)).zero_is_prune < 1e-12
+
+
+class Sampled(nn.Module):
+    """A model that looks at some of its rows, drawn at random."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.randint(x.shape[1], (4,))
+        out: Tensor = self.out(self.embed(x)[:, rows].relu())
+        return out
+
+
+def test_what_is_drawn_at_random_besides_the_units_does_not_hinder_a_proof() -> None:
+    model, x = Sampled(), torch.randn(2, 9, 6)
+    plan = sc.trace(model, x).plan({"embed": range(5)})
+    assert sc.verify(model, plan, x).zero_is_prune < 1e-12

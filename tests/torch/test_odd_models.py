@@ -242,7 +242,7 @@ FLOWS = [
     odd("a lookup by constants", ROWS, lambda m, x: x[:, torch.tensor([1, 0, 2, 3])], "looked up by index"),
     odd("a gather of a literal width", TOKENS, first_token, "the number 8"),
     odd("a gather along the batch", ROWS, lambda m, x: x.gather(0, torch.zeros_like(x, dtype=torch.long))),
-    odd("a lookup along the units", ROWS, lambda m, x: x[:, torch.arange(x.shape[1])], "as a number"),
+    odd("a lookup along the units", ROWS, lambda m, x: x[:, torch.arange(x.shape[1])], "positions of an index"),
     odd("through numpy", ROWS, lambda m, x: torch.from_numpy(x.detach().numpy() * 2).to(x), "leave torch by numpy"),
     odd("through lists", ROWS, lambda m, x: torch.tensor(x.tolist(), dtype=x.dtype), "leave torch by tolist"),
     odd("through vmap", ROWS, lambda m, x: torch.vmap(lambda row: m.layer(row).relu())(x), layer=linear(8, 8)),

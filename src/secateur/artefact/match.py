@@ -47,7 +47,7 @@ def plan_not_applied(model: nn.Module, plan: Plan) -> Iterator[str]:
     for cut in plan.tensors:
         if cut.name not in tensors:
             yield f"{cut.name} is missing in the model"
-        elif (shape := _shape(tensors[cut.name])) != cut.shape_after:
+        elif not cut.fits(shape := _shape(tensors[cut.name]), _is_parameter(tensors[cut.name]), after=True):
             yield f"{cut.name} has shape {shape} in the model, the plan leads to {cut.shape_after}"
 
 
@@ -60,7 +60,7 @@ def plan_complaints(model: nn.Module, plan: Plan) -> Iterator[str]:
     for cut in plan.tensors:
         if cut.name not in tensors:
             yield f"{cut.name} is missing in the model"
-        elif (shape := _shape(tensors[cut.name])) != cut.shape:
+        elif not cut.fits(shape := _shape(tensors[cut.name]), _is_parameter(tensors[cut.name])):
             yield f"{cut.name} has shape {shape} in the model, {cut.shape} in the plan"
     for change in plan.attributes:
         if not any(f"{change.module}.".startswith(f"{path}.") for path in plan.opened):  # their open form has its own
@@ -112,6 +112,10 @@ def _unstorable(value: object) -> str | None:
     if value.layout is not torch.strided or value.is_quantized or type(value.data) is not Tensor:
         return f"it is no plain dense tensor ({value.layout}, {type(value.data).__name__}); convert it to one"
     return None
+
+
+def _is_parameter(tensor: Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter)
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...] | None:

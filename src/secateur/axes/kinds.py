@@ -30,7 +30,7 @@ class Role(Flag):
     GROUPED = auto()
     """A grouped convolution, a batch of products with a stack of weights, or a group norm goes through it one by one."""
     CHOSEN = auto()
-    """A softmax runs along it."""
+    """A softmax runs along it, or the largest of its values are chosen."""
     BATCH = auto()
     """Two computed tensors are multiplied for each of its positions."""
     REPEATED = auto()

@@ -29,9 +29,15 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Fixed:
-    """A dim none of whose positions can ever go, such as a batch, a token or a pixel axis."""
+    """A dim none of whose positions can ever go, such as a batch, a token or a pixel axis.
+
+    Attributes:
+        reason: Why not.
+        order: The dim by whose order its positions are sorted, such as tokens by the expert that they go to.
+    """
 
     reason: Reason
+    order: Integers | None = field(default=None, compare=False)
 
 
 Dim = Integers | Fixed
@@ -86,8 +92,13 @@ class Labels:
         """Position by position, the two dims stand for the same units. Returns the dim to go on with."""
         if left is right:
             return left
+        if _order(left) is not _order(right):
+            for order in (_order(left), _order(right)):
+                if order is not None:
+                    self.freeze(order, reason)
         if isinstance(left, Fixed):
-            self.freeze(right, left.reason if right is not ONE else reason)
+            if isinstance(right, np.ndarray):
+                self.freeze(right, left.reason)
             return left
         if isinstance(right, Fixed):
             self.freeze(left, right.reason)
@@ -120,9 +131,10 @@ class Labels:
             self.definitions.append(Definition(labels[kept], factors[:, kept], reason))
 
     def freeze(self, dim: Dim, reason: Reason) -> None:
-        """The units behind these labels must all stay, because of `reason`."""
-        if isinstance(dim, np.ndarray) and dim.size:
-            self.frozen.append((dim.reshape(-1), reason))
+        """The units behind these labels must all stay, because of `reason`, as must those that sort the positions."""
+        found = dim.order if isinstance(dim, Fixed) else dim
+        if found is not None and found.size:
+            self.frozen.append((found.reshape(-1), reason))
 
     def mark_normalised(self, dim: Dim) -> None:
         """A statistic runs over this dim: its units can go, but zeroing them is not the same as removing them."""
@@ -249,6 +261,11 @@ class Labels:
         both = (left != CONSTANT) & (right != CONSTANT) & (left != right)
         if both.any():
             self.ties.append((left[both], right[both]))
+
+
+def _order(dim: Dim) -> Integers | None:
+    """The dim by which the positions of another are sorted."""
+    return dim.order if isinstance(dim, Fixed) else None
 
 
 def _varies(array: Integers, axis: int) -> bool:

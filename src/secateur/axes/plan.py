@@ -1,7 +1,7 @@
 """A plan: which units stay. Plain data, equal in every framework, applied as often as you like."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -48,6 +48,21 @@ class TensorCut:
     def shape_after(self) -> tuple[int, ...]:
         """The tensor's shape once the plan is applied."""
         return tuple(n if kept is None else len(kept) for n, kept in zip(self.shape, self.kept, strict=True))
+
+    def fits(self, shape: Sequence[int] | None, whole: bool, after: bool = False) -> bool:
+        """Whether this is the shape of the tensor that it cuts.
+
+        Args:
+            shape: That of a tensor; None if it has none yet.
+            whole: All dims must agree, as those of a parameter. A buffer may have grown along dims that are not cut.
+            after: The tensor has been cut.
+        """
+        wanted = self.shape_after if after else self.shape
+        return (
+            shape is not None
+            and len(shape) == len(wanted)
+            and all(n == m or (kept is None and not whole) for n, m, kept in zip(shape, wanted, self.kept, strict=True))
+        )
 
 
 @dataclass(frozen=True, slots=True)

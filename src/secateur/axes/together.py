@@ -5,7 +5,8 @@ Code makes two widths one where it uses one number for both: an attribute that i
 together, as many units of each as match one unit of the smallest.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import numpy as np
@@ -27,7 +28,7 @@ from secateur.errors import AttributeFollowError
 Item = SizeUse | Comparison
 
 MOST_LEAST = 8
-"""An axis that must keep more units than this, because the code branches on how many there are, is frozen."""
+"""Up to here every number is tried as the fewest units; above, it is taken that what works with some works with more."""
 MOST_TRIED = 32
 """So many numbers of units are tried, where some cannot be."""
 STEPS = (1, 2, 4, 8, 16, 32, 64)
@@ -68,7 +69,7 @@ class Followers:
         """
         first: AttributeFollowError | None = None
         for step in STEPS:
-            for least in range(step, min(size - step, max(step, MOST_LEAST)) + 1, step):
+            for least in self._leasts(axes, size, step):
                 middle = (size + least) // 2 // step * step
                 errors = (self._conflict(axes, size, kept) for kept in (size - step, least, middle))
                 error = next(filter(None, errors), None)
@@ -79,6 +80,18 @@ class Followers:
                     return least, step
                 first = first or error
         return first or (1, 1)
+
+    def _leasts(self, axes: Sequence[int], size: int, step: int) -> Iterator[int]:
+        """What may be the fewest units: small numbers, then the one below which the code cannot follow."""
+        few = min(size - step, max(step, MOST_LEAST))
+        yield from range(step, few + 1, step)
+        low, high = few // step, size // step - (size % step == 0)
+        if step <= few and low < high and self._conflict(axes, size, size - step) is None:
+
+            def follows(number: int) -> bool:
+                return self._conflict(axes, size, number * step) is None
+
+            yield step * (low + bisect_left(range(low, high), True, key=follows))
 
     def together(self, axis: int, free: Sequence[bool]) -> tuple[list[int], int] | None:
         """The axes with which one can shrink that cannot alone, itself first, and how many units they have together.

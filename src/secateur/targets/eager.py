@@ -29,7 +29,7 @@ def measure(
     Args:
         models: By name, for example `{"dense": model, "pruned": small}`; each on its device.
         inputs: What every `model(...)` takes, on the models' device: a tensor, a tuple of positional or a mapping of keyword
-            arguments.
+            arguments; or a list of several such calls, which are measured together.
         runs: At least so many timed runs of each, at least 2.
         seconds: When these are done, go on until so much time has passed, or 1000 runs were made.
         threads: CPU threads within an operator; by default as many as PyTorch is set to.
@@ -50,7 +50,8 @@ def measure(
     effort = Effort(runs, seconds)
     if not isinstance(inputs, (Tensor, tuple, Mapping, list)):
         raise DataError(
-            f"inputs of type {type(inputs).__name__}; give a tensor, a tuple of positional or a dict of keyword arguments"
+            f"inputs of type {type(inputs).__name__}; give a tensor, a tuple of positional or a dict of keyword arguments, "
+            "or a list of such calls"
         )
     if threads is not None and threads < 1:
         raise DataError(f"{threads} threads; give at least 1")

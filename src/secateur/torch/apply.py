@@ -222,7 +222,7 @@ def _cuts_by_tensor(model: nn.Module, plan: Plan) -> dict[int, TensorCut]:
             raise ModelError(
                 f"the plan cuts {cut.name!r}, which {type(model).__name__} does not have; it is for another model"
             )
-        if tuple(state[cut.name].shape) != cut.shape:
+        if not cut.fits(state[cut.name].shape, whole=isinstance(state[cut.name], nn.Parameter)):
             raise ModelError(
                 f"the plan is for {cut.name!r} of shape {list(cut.shape)}, but this {type(model).__name__} has "
                 f"{list(state[cut.name].shape)}; trace this model and plan anew"

@@ -66,7 +66,8 @@ def trace(model: nn.Module, example_inputs: Inputs) -> TracedNetwork:
             several such calls, all of which are watched.
 
     Returns:
-        The network; `print(network)` shows its axes and what is frozen, with the reasons.
+        The network; `print(network)` shows its axes and what is frozen, with the reasons. Its costs are those of all calls
+        together, where there are several.
 
     Raises:
         CaptureError: The model cannot be run on these inputs; names the line that failed.

@@ -187,7 +187,7 @@ def _keep_layer(module: GraphModule, node: Node, layers: Mapping[str, nn.Module]
 
 def _lift_sizes(graph: Graph, node: Node, sizes: Sizes) -> None:
     """Replace each number that a node takes as a size by an attribute of `sizes`."""
-    where, keyword = TAKES_SIZES.get(name_of(node.target), (slice(0, 0), ""))
+    where, *keywords = TAKES_SIZES.get(name_of(node.target), (slice(0, 0),))
     numbers = count()
 
     def lift(value: Any) -> Any:
@@ -203,4 +203,4 @@ def _lift_sizes(graph: Graph, node: Node, sizes: Sizes) -> None:
     args: list[Any] = list(node.args)
     args[where] = [lift(value) for value in args[where]]
     node.args = tuple(args)
-    node.kwargs = {key: lift(value) if key == keyword else value for key, value in node.kwargs.items()}
+    node.kwargs = {key: lift(value) if key in keywords else value for key, value in node.kwargs.items()}

@@ -58,7 +58,8 @@ class Step:
     Attributes:
         operator: What ran.
         first: The place of its first result among `Network.results`.
-        out: What it gave, where the code can look at values and this is made of numbers, integers or truth values; else None.
+        out: What it gave, where the code can look at values and this is made of numbers, integers or truth values, but not of
+            places on an axis, which may go; else None.
         where: The line of the user's code, and the module.
     """
 
@@ -83,7 +84,8 @@ class Recording:
     def add(self, recorder: Recorder, operator: Operator, out: Any) -> None:
         """The next operator, after its rule was applied."""
         results = recorder.run.results
-        played = pytree.tree_map_only(Tensor, Tensor.clone, out) if self.has_values and _is_readable(out) else None
+        readable = self.has_values and _is_readable(out) and not any(map(recorder.points, operands((out,))))
+        played = pytree.tree_map_only(Tensor, Tensor.clone, out) if readable else None
         self.steps.append(Step(operator, len(results), played, recorder.where()))
         results += [recorder.known(tensor) for tensor in operands((out,))]
 

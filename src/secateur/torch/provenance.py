@@ -15,7 +15,7 @@ from secateur.torch.size import Size, Tracker
 
 _ALL, _AFTER_TENSOR = slice(0, None), slice(1, None)
 
-TAKES_SIZES: Mapping[str, tuple[slice, str]] = {
+TAKES_SIZES: Mapping[str, tuple[slice, *tuple[str, ...]]] = {
     **dict.fromkeys(("zeros", "ones", "empty", "rand", "randn"), (_ALL, "size")),
     **dict.fromkeys(("view", "reshape", "expand", "broadcast_to", "repeat", "tile"), (_AFTER_TENSOR, "size")),
     **dict.fromkeys(("new_zeros", "new_ones", "new_empty", "__getitem__", "__setitem__"), (_AFTER_TENSOR, "size")),
@@ -23,7 +23,10 @@ TAKES_SIZES: Mapping[str, tuple[slice, str]] = {
     **dict.fromkeys(("layer_norm", "rms_norm"), (slice(1, 2), "normalized_shape")),
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), (slice(6, 7), "groups")),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), (slice(6, 7), "groups")),
+    "arange": (slice(0, 2), "end"),
     "full": (slice(0, 1), "size"),
+    "histc": (slice(1, 4), "bins", "max"),
+    "one_hot": (slice(1, 2), "num_classes"),
     "new_full": (slice(1, 2), "size"),
     "narrow": (slice(2, 4), "length"),
     "slice": (slice(2, 4), "end"),
@@ -32,7 +35,7 @@ TAKES_SIZES: Mapping[str, tuple[slice, str]] = {
     "repeat_interleave": (slice(1, 2), "repeats"),
     "group_norm": (slice(1, 2), "num_groups"),
 }
-"""Functions to which the caller hands sizes: the positional arguments that hold them, or their keyword.
+"""Functions to which the caller hands sizes: the positional arguments that hold them, or their keywords.
 
 All others compute their sizes from the tensors; a `Size` that is handed to them is used as a number.
 """
@@ -133,14 +136,14 @@ class WatchSizes(TorchFunctionMode):
 
     def _sizes(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int | None]:
         """The sizes among the arguments; every other `Size` is used as a number."""
-        where, keyword = TAKES_SIZES.get(name, (slice(0, 0), ""))
-        chosen = args[where]
-        sizes: list[int | None] = list(_numbers((*chosen, kwargs[keyword]) if keyword in kwargs else chosen))
+        where, *keywords = TAKES_SIZES.get(name, (slice(0, 0),))
+        chosen = (*args[where], *(kwargs[keyword] for keyword in keywords if keyword in kwargs))
+        sizes: list[int | None] = list(_numbers(chosen))
         if name in _INFERS:
             sizes = [None if size is not None and int.__eq__(size, -1) else size for size in sizes]
         sizes = [*[None] * _sizes_before(name, args, kwargs), *sizes]
         others = [*args[: where.start], *args[where.stop :]] if where.stop is not None else args[: where.start]
-        named = [value for key, value in kwargs.items() if key != keyword]
+        named = [value for key, value in kwargs.items() if key not in keywords]
         for number in _numbers((*others, *named)):
             if isinstance(number, Size):
                 self.tracker.value_used(number.expression)

@@ -4,8 +4,9 @@ The recorder is what the operator rules talk to. Labels survive aliasing by them
 the view shares with its base, so the base needs no update.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from secateur.axes import (
     Dims,
     Expression,
     Fixed,
+    Integers,
     Labels,
     Operation,
     Reason,
@@ -37,6 +39,23 @@ _CHECKS_SIZES = frozenset({"multi_head_attention_forward", "native_channel_shuff
 _LEAVE_TORCH = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage"})
 
 
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """What the values of a tensor say about a dim: a router's choice is places on the dim of experts.
+
+    Attributes:
+        tensor: Whose values they are.
+        dim: The dim that they are about.
+        meaning: They are places on it, or the ends of the runs of rows that belong to each of its positions, in order.
+        reason: Why the dim must stay if they are used as mere numbers.
+    """
+
+    tensor: Tensor
+    dim: Integers
+    meaning: Literal["places", "ends"]
+    reason: Reason
+
+
 class Recorder:
     """Labels of tensors, by identity, while a model runs.
 
@@ -52,7 +71,7 @@ class Recorder:
         self.result_zero: bool | None = None
         self._where: str | None = None
         self._known: dict[int, tuple[Tensor, Dims, bool]] = {}
-        self._order: dict[int, tuple[Tensor, Dims, Reason]] = {}
+        self._pointers: dict[int, Pointer] = {}
         self._root: dict[int, int] = {}
         self._not_zero: set[int] = set()
         self._read: set[int] = set()
@@ -78,7 +97,7 @@ class Recorder:
     def forget_tensors(self) -> None:
         """Let go of all tensors: what they stood for is written down."""
         self._known.clear()
-        self._order.clear()
+        self._pointers.clear()
 
     def dims(self, tensor: Tensor) -> Dims:
         """What each dim of `tensor` stands for."""
@@ -128,13 +147,14 @@ class Recorder:
             self._where = running(self.paths)
         return self._where
 
-    def size(self, value: int, dim: Dim, negative: bool = False) -> Expression | None:
+    def size(self, value: int, dim: Dim, negative: bool = False, less: int = 0) -> Expression | None:
         """The running operator received `value` as the size of `dim`: it must follow when `dim` shrinks.
 
         Args:
             value: The number it received.
             dim: The positions whose number it is.
             negative: It is minus that number (a slice's bound counted from the end).
+            less: It is so much less than that number (the last place).
 
         Returns:
             Where the number came from; None where torch computed it from the tensors, so that it follows by itself.
@@ -149,7 +169,8 @@ class Recorder:
             self.labels.freeze(dim, self.reason(f"its size is written as the number {value}"))
         else:
             signed = Operation("-", 0, expression) if negative else expression
-            self.run.uses.append(SizeUse(signed, dim, self.where()))
+            whole = Operation("+", signed, less) if less else signed
+            self.run.uses.append(SizeUse(whole, dim, self.where()))
         return expression
 
     def contraction(self, sizes: Sequence[int], dims: Sequence[Dim], factor: int = 1) -> None:
@@ -171,21 +192,40 @@ class Recorder:
             if spec.parameter and found:
                 self.run.spared[name] = tuple(sorted({*self.run.spared.get(name, ()), *found}))
 
-    def freeze_if_used(self, tensor: Tensor, dims: Sequence[Dim], reason: Reason) -> None:
-        """`tensor` (the index of a maximum, say) depends on the order of `dims`: they must stay if anything reads it."""
-        self._order[id(tensor)] = (tensor, tuple(dims), reason)
+    def point(self, tensor: Tensor, dim: Dim, reason: Reason, meaning: Literal["places", "ends"] = "places") -> None:
+        """The values of `tensor` (the index of a maximum, say) are about `dim`: it must stay if anything computes with them."""
+        if isinstance(dim, np.ndarray):
+            self._pointers[id(tensor)] = Pointer(tensor, dim, meaning, reason)
 
-    def used(self, tensor: Tensor) -> None:
-        """Something reads `tensor`."""
+    def pointee(self, tensor: Tensor, meaning: Literal["places", "ends"] = "places") -> Integers | None:
+        """The dim that the values of `tensor` are places on, or ends of runs."""
+        pointer = self._pointers.get(id(tensor))
+        return pointer.dim if pointer and pointer.meaning == meaning else None
+
+    def points(self, tensor: Tensor) -> bool:
+        """Whether the values of `tensor` are about a dim."""
+        return id(tensor) in self._pointers
+
+    def moved(self, source: Tensor, results: Iterable[Tensor]) -> None:
+        """The results hold values of `source`."""
+        if pointer := self._pointers.get(id(source)):
+            for result in results:
+                self.point(result, pointer.dim, pointer.reason, pointer.meaning)
+
+    def met(self, tensor: Tensor) -> None:
+        """An operator takes `tensor`."""
         self._read.add(id(tensor))
-        if id(tensor) in self._order:
-            _, dims, reason = self._order.pop(id(tensor))
-            for dim in dims:
-                self.labels.freeze(dim, reason)
+
+    def used(self, *tensors: Tensor) -> None:
+        """Something computes with the values of these tensors, or nobody knows what they are used for."""
+        for tensor in tensors:
+            if pointer := self._pointers.get(id(tensor)):
+                self.labels.freeze(pointer.dim, pointer.reason)
 
     def freeze_all(self, tensors: Sequence[Tensor], text: str) -> Reason:
         """Freeze whatever these tensors carry."""
         reason = self.reason(text)
+        self.used(*tensors)
         for tensor in tensors:
             for dim in self.dims(tensor):
                 self.labels.freeze(dim, reason)

@@ -28,7 +28,11 @@ _NUMBERS = {
 }
 """Arguments that may be symbolic in torch, and are no sizes."""
 
-_COUNTS = {"native_group_norm": frozenset({"group"})}
+_COUNTS = {
+    "arange": frozenset({"end"}),
+    "histc": frozenset({"bins", "max"}),
+    "native_group_norm": frozenset({"group"}),
+}
 """Arguments that may not be symbolic, and are how many of something there are."""
 
 

@@ -47,7 +47,7 @@ def bmm(recorder: Recorder, out: Tensor, input: Tensor, mat2: Tensor, **_: Any) 
     return b, m, n
 
 
-@rule("_grouped_mm")
+@rule("_grouped_mm", follows=True)
 def grouped_mm(
     recorder: Recorder, out: Tensor, input: Tensor, mat2: Tensor, offs: Tensor | None = None, **_: Any
 ) -> Dims:
@@ -55,8 +55,14 @@ def grouped_mm(
     if input.ndim != 2 or mat2.ndim != 3:
         raise ValueError(f"a grouped product of {input.ndim} and {mat2.ndim} dims")
     (m, k), (groups, k2, n) = recorder.dims(input), recorder.dims(mat2)
-    recorder.labels.freeze(groups, recorder.reason("experts: rows are sent to them by number"))
-    recorder.freeze_all([offs] if offs is not None else [], "how many rows each expert gets")
+    recorder.used(input, mat2)
+    counted = recorder.pointee(offs, "ends") if offs is not None else None
+    if offs is None or counted is None:
+        recorder.freeze_all([] if offs is None else [offs], "how many rows each expert gets")
+        recorder.labels.freeze(groups, recorder.reason("experts: rows are sent to them by number"))
+    else:
+        for dim in (counted, recorder.dims(offs)[0]):
+            recorder.labels.tie(groups, dim, recorder.reason("tied"))
     _sum(recorder, k, k2, input, mat2)
     recorder.contraction((*input.shape, mat2.shape[2]), (m, _labelled(k, k2), n))
     recorder.roles.product(input, mat2, m, _labelled(k, k2), n, groups)

@@ -32,7 +32,19 @@ def like(recorder: Recorder, out: Tensor, input: Tensor, **_: Any) -> Dims:
     return recorder.dims(input)
 
 
-@rule("arange", "linspace", "logspace", "eye", "rand", "randn", "randint", "randperm", "tril_indices")
+@rule("arange")
+def arange(recorder: Recorder, out: Tensor, end: int, start: int = 0, step: int = 1, **_: Any) -> Dims:
+    """Places on a dim of its own, where it counts up a size of the model's."""
+    if start != 0 or step != 1 or not isinstance(end, int):
+        return recorder.constant(out.shape)
+    dim = recorder.labels.fresh(end)
+    if recorder.size(end, dim) is None:
+        return recorder.constant(out.shape)
+    recorder.point(out, dim, recorder.reason("numbers that differ from position to position"))
+    return (dim,)
+
+
+@rule("linspace", "logspace", "eye", "rand", "randn", "randint", "randperm", "tril_indices")
 @rule("triu_indices", "scalar_tensor")
 def distinct(recorder: Recorder, out: Tensor, **_: Any) -> Dims:
     """Numbers that differ from position to position."""

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
@@ -15,6 +16,7 @@ from secateur.torch.schema import bound, operands, schema_of
 
 logger = logging.getLogger(__name__)
 
+_COMPARES = frozenset({"eq", "ne"})
 _PASSES_ON = frozenset(
     f"{name}{suffix}"
     for name in (
@@ -35,10 +37,11 @@ def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: d
     arguments = bound(func, args, kwargs)
     tensors = operands(arguments.values())
     for tensor in tensors:
-        recorder.used(tensor)
+        recorder.met(tensor)
         _meet(recorder, recorder.dims(tensor))
     entry = RULES.get(name) or RULES.get(name.removesuffix("_"))
     try:
+        _read_places(recorder, entry, tensors)
         if entry is not None:
             _by_rule(recorder, entry, arguments, tensors, out)
         elif schema.pointwise:
@@ -53,7 +56,7 @@ def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: d
         logger.debug("the rule of %s failed", func._schema.name, exc_info=True)
         _unknown(recorder, f"{func._schema.name} is used in a way its rule does not know ({error})", tensors, out)
     _remember_memory(recorder, func, arguments, out)
-    recorder.roles.ran(operands([out]), tensors)
+    recorder.roles.ran(operands([out]), [tensor for tensor in tensors if not recorder.points(tensor)])
 
 
 def _by_rule(recorder: Recorder, entry: Entry, arguments: dict[str, Any], tensors: Sequence[Tensor], out: Any) -> None:
@@ -62,9 +65,26 @@ def _by_rule(recorder: Recorder, entry: Entry, arguments: dict[str, Any], tensor
         unread = operands(value for name, value in arguments.items() if name not in entry.reads)
         recorder.freeze_all(unread, f"an argument of {recorder.operator} that its rule does not read")
     result = entry.function(recorder, out, **arguments)
+    if entry.moves and tensors:
+        results = operands([out])
+        if any(result.dtype is torch.bool for result in results):
+            recorder.used(tensors[0])
+        recorder.moved(tensors[0], results)
     if recorder.result_zero is None:
         recorder.result_zero = entry.keeps_zero and bool(tensors) and all(map(recorder.zero, tensors))
     _learn(recorder, out, result)
+
+
+def _read_places(recorder: Recorder, entry: Entry | None, tensors: Sequence[Tensor]) -> None:
+    """Values that are places on a dim may be moved, compared, or handed to a rule that follows them; no more."""
+    if entry is not None and entry.follows:
+        return
+    if recorder.operator in _COMPARES and len(tensors) == 2:
+        left, right = map(recorder.pointee, tensors)
+        if left is not None and right is not None:
+            recorder.labels.tie(left, right, recorder.reason("places on one axis"))
+            return
+    recorder.used(*tensors[entry is not None and entry.moves :])
 
 
 def _pointwise(recorder: Recorder, tensors: Sequence[Tensor], out: Any) -> None:

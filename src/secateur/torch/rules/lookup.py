@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.axes import Dim, Dims, Fixed
+from secateur.axes import Dim, Dims, Fixed, Reason, Role
 from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import fixed_dims, rule
 
@@ -32,23 +32,36 @@ def embedding_bag(recorder: Recorder, out: Any, weight: Tensor, **_: Any) -> lis
     return [(Fixed(reason), table[1]), *(fixed_dims(t, reason) for t in out[1:])]
 
 
-@rule("index", "_unsafe_index")
+@rule("index", "_unsafe_index", follows=True)
 def index(recorder: Recorder, out: Tensor, input: Tensor, indices: list[Tensor | None], **_: Any) -> Dims:
     """Advanced indexing: the indexed dims are replaced by the dims of the (broadcast) indices."""
     dims, reason = recorder.dims(input), recorder.reason("looked up by index")
     recorder.result_zero = recorder.zero(input)
+    recorder.moved(input, [out])
     spans = _spans(indices)
-    for start, stop in spans:
-        for dim in dims[start:stop]:
-            recorder.labels.freeze(dim, reason)
-    recorder.freeze_all([i for i in indices if i is not None], "positions of an index")
+    _address(recorder, dims, spans, indices, reason)
     passing = [d for d in range(input.ndim) if not any(start <= d < stop for start, stop in spans)]
     rank = out.ndim - len(passing)
     adjacent = all(a[1] == b[0] for a, b in pairwise(spans))
     position = sum(d < spans[0][0] for d in passing) if spans and adjacent else 0
     new: list[Dim] = [Fixed(reason)] * rank
+    if rank == 1:
+        new = [next((dim for i in indices if i is not None for dim in recorder.dims(i) if _in_order(dim)), new[0])]
     kept: list[Dim] = [dims[d] for d in passing]
     return (*kept[:position], *new, *kept[position:])
+
+
+def _address(
+    recorder: Recorder, dims: Dims, spans: list[tuple[int, int]], indices: list[Tensor | None], reason: Reason
+) -> None:
+    """The dims that indices address stay, but for those addressed by places on them: a router's choice."""
+    for (start, stop), i in zip(spans, (i for i in indices if i is not None), strict=True):
+        _address_along(recorder, dims[start], i, reason)
+        if recorder.pointee(i) is not None:
+            recorder.roles.mark(Role.GROUPED, dims[start])
+        for dim in (*dims[start + 1 : stop], *recorder.dims(i)):
+            if not _in_order(dim):
+                recorder.labels.freeze(dim, Reason("positions of an index", reason.where))
 
 
 def _spans(indices: list[Tensor | None]) -> list[tuple[int, int]]:
@@ -62,13 +75,14 @@ def _spans(indices: list[Tensor | None]) -> list[tuple[int, int]]:
     return spans
 
 
-@rule("index_select", "gather", "take_along_dim")
+@rule("index_select", "gather", "take_along_dim", follows=True)
 def along_dim(recorder: Recorder, out: Tensor, input: Tensor, dim: int, index: Tensor, **_: Any) -> Dims:
     """Indices along one dim; a full index tensor (`gather`) addresses every dim position by position."""
     reason = recorder.reason("looked up by index")
     recorder.result_zero = recorder.zero(input)
+    recorder.moved(input, [out])
     dims = list(recorder.dims(input))
-    recorder.labels.freeze(dims[dim], reason)
+    _address_along(recorder, dims[dim], index, reason)
     dims[dim] = Fixed(reason)
     if out.ndim != input.ndim:
         recorder.freeze_all([input], "looked up by index")
@@ -86,17 +100,37 @@ def along_dim(recorder: Recorder, out: Tensor, input: Tensor, dim: int, index: T
     return tuple(dims)
 
 
+def _address_along(recorder: Recorder, dim: Dim, index: Tensor, reason: Reason) -> None:
+    """Addressed by index, a dim stays; by places on it, it is the dim that these are places on.
+
+    Rows that were sorted are put back by an index, as far as one can see; the permutation proof sees whether they are.
+    """
+    if (pointee := recorder.pointee(index)) is not None:
+        recorder.labels.tie(dim, pointee, reason)
+        return
+    recorder.used(index)
+    if not _in_order(dim):
+        recorder.labels.freeze(dim, reason)
+
+
+def _in_order(dim: Dim) -> bool:
+    """Whether the positions of a dim are sorted by the order of another."""
+    return isinstance(dim, Fixed) and dim.order is not None
+
+
 @rule("index_put", "_index_put_impl", "_unsafe_index_put")
 def index_put(
     recorder: Recorder, out: Tensor, input: Tensor, indices: list[Tensor | None], values: Tensor, **_: Any
 ) -> Dims:
     """Writes at an index: the indexed dims stay; the values stand for the dims that pass."""
-    dims, reason = recorder.dims(input), recorder.reason("written by index")
+    dims, reason = list(recorder.dims(input)), recorder.reason("written by index")
     spans = _spans(indices)
     passing = [d for d in range(input.ndim) if not any(start <= d < stop for start, stop in spans)]
     for d in range(input.ndim):
         if d not in passing:
-            recorder.labels.freeze(dims[d], reason)
+            if not _in_order(dims[d]):
+                recorder.labels.freeze(dims[d], reason)
+            dims[d] = Fixed(reason)
     trailing = passing[::-1] if spans and spans[0][0] == 0 else []
     theirs = recorder.dims(values)
     for offset, theirs_dim in enumerate(reversed(theirs)):
@@ -109,28 +143,36 @@ def index_put(
     if not trailing:
         for d in passing:
             recorder.labels.freeze(dims[d], reason)
-    return dims
+    return tuple(dims)
 
 
-@rule("scatter", "scatter_add", "scatter_reduce", "index_add", "index_reduce", "index_copy", "index_fill")
+@rule(
+    *("scatter", "scatter_add", "scatter_reduce", "index_add", "index_reduce", "index_copy", "index_fill"), follows=True
+)
 def along_dim_put(recorder: Recorder, out: Tensor, input: Tensor, dim: int, index: Tensor, **arguments: Any) -> Dims:
     """Writes at indices along one dim; a full index tensor (`scatter`) addresses every dim position by position."""
     dims, reason = recorder.dims(input), recorder.reason("written by index")
     written = next((v for key in ("source", "src") if isinstance(v := arguments.get(key), Tensor)), None)
     recorder.result_zero = recorder.zero(input) and written is not None and recorder.zero(written)
+    recorder.used(input, *([] if written is None else [written]))
+    _address_along(recorder, dims[dim], index, reason)
+    along: list[Dim] = []
     for other in (index, written):
         if other is None:
             continue
-        if other.ndim != input.ndim:
-            recorder.freeze_all([other], "written by index")
-            continue
         for d, theirs in enumerate(recorder.dims(other)):
-            if d == dim % input.ndim or other.shape[d] != input.shape[d]:
+            if d == dim % input.ndim or other.ndim != input.ndim:
+                along.append(theirs)
+            elif other.shape[d] != input.shape[d]:
                 recorder.labels.freeze(theirs, reason)
                 recorder.labels.freeze(dims[d], reason)
             elif other.shape[d] != 1:
                 recorder.labels.tie(dims[d], theirs, reason)
-    recorder.labels.freeze(dims[dim], reason)
+    for theirs in along:
+        if not (_in_order(theirs) and len(along) == 2):
+            recorder.labels.freeze(theirs, reason)
+    if len(along) == 2:
+        recorder.labels.tie(along[0], along[1], reason)
     return dims
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from secateur.axes import ONE, Dim, Dims, Fixed, Role
 from secateur.torch.recorder import Recorder
-from secateur.torch.rules.registry import fixed_dims, rule
+from secateur.torch.rules.registry import fixed_dims, movement, rule
 
 _BROADCASTS = frozenset(
     (  # noqa: SIM905 - names, read as prose
@@ -19,26 +19,8 @@ _BROADCASTS = frozenset(
 """Functions that repeat a dim for the sake of another tensor, to which it is tied afterwards."""
 
 
-@rule(
-    "clone",
-    "alias",
-    "detach",
-    "_to_copy",
-    "contiguous",
-    "lift_fresh",
-    "lift_fresh_copy",
-    "to",
-    "positive",
-    keeps_zero=True,
-)
-@rule(
-    "conj",
-    "_conj",
-    "resolve_conj",
-    "resolve_neg",
-    "flip",
-    keeps_zero=True,
-)
+@movement("clone", "alias", "detach", "_to_copy", "contiguous", "lift_fresh", "lift_fresh_copy", "to", "positive")
+@movement("conj", "_conj", "resolve_conj", "resolve_neg", "flip")
 @rule("feature_dropout", keeps_zero=True)
 def same(recorder: Recorder, out: Tensor, input: Tensor, dims: Sequence[int] = (), **_: Any) -> Dims:
     """The same positions; a flip reverses them."""
@@ -49,7 +31,7 @@ def same(recorder: Recorder, out: Tensor, input: Tensor, dims: Sequence[int] = (
     return tuple(found)
 
 
-@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "_view_copy", "view_copy", keeps_zero=True)
+@movement("view", "_unsafe_view", "reshape", "_reshape_alias", "_view_copy", "view_copy")
 def view(recorder: Recorder, out: Tensor, input: Tensor, size: list[int] | None = None, **_: Any) -> Dims:
     """Row-major reshape."""
     if size is None:
@@ -61,14 +43,14 @@ def view(recorder: Recorder, out: Tensor, input: Tensor, size: list[int] | None 
     return dims
 
 
-@rule("permute", "permute_copy", keeps_zero=True)
+@movement("permute", "permute_copy")
 def permute(recorder: Recorder, out: Tensor, input: Tensor, dims: list[int], **_: Any) -> Dims:
     """Dims in another order."""
     found = recorder.dims(input)
     return tuple(found[d] for d in dims)
 
 
-@rule("transpose", "transpose_copy", "swapaxes", keeps_zero=True)
+@movement("transpose", "transpose_copy", "swapaxes")
 def transpose(recorder: Recorder, out: Tensor, input: Tensor, dim0: int, dim1: int, **_: Any) -> Dims:
     """Two dims swapped."""
     found = list(recorder.dims(input))
@@ -77,13 +59,13 @@ def transpose(recorder: Recorder, out: Tensor, input: Tensor, dim0: int, dim1: i
     return tuple(found)
 
 
-@rule("t", "t_copy", "numpy_T", "mT", keeps_zero=True)
+@movement("t", "t_copy", "numpy_T", "mT")
 def t(recorder: Recorder, out: Tensor, input: Tensor, **_: Any) -> Dims:
     """A matrix transposed."""
     return tuple(reversed(recorder.dims(input)))
 
 
-@rule("unsqueeze", "unsqueeze_copy", keeps_zero=True)
+@movement("unsqueeze", "unsqueeze_copy")
 def unsqueeze(recorder: Recorder, out: Tensor, input: Tensor, dim: int, **_: Any) -> Dims:
     """A new dim of size 1."""
     found = list(recorder.dims(input))
@@ -91,7 +73,7 @@ def unsqueeze(recorder: Recorder, out: Tensor, input: Tensor, dim: int, **_: Any
     return tuple(found)
 
 
-@rule("squeeze", "squeeze_copy", keeps_zero=True)
+@movement("squeeze", "squeeze_copy")
 def squeeze(recorder: Recorder, out: Tensor, input: Tensor, dim: Any = None, **_: Any) -> Dims:
     """Dims of size 1 dropped."""
     dims = recorder.dims(input)
@@ -100,7 +82,7 @@ def squeeze(recorder: Recorder, out: Tensor, input: Tensor, dim: Any = None, **_
     return tuple(found for d, found in enumerate(dims) if d not in drop)
 
 
-@rule("expand", "expand_copy", keeps_zero=True)
+@movement("expand", "expand_copy")
 def expand(recorder: Recorder, out: Tensor, input: Tensor, size: list[int], **_: Any) -> Dims:
     """A dim of size 1 repeated: each repetition is as good as another, so it gets labels of its own."""
     found = (ONE,) * (out.ndim - input.ndim) + recorder.dims(input)
@@ -144,7 +126,7 @@ def roll(recorder: Recorder, out: Tensor, input: Tensor, shifts: list[int], dims
     return tuple(found)
 
 
-@rule("repeat", "tile", keeps_zero=True)
+@movement("repeat", "tile")
 def repeat(recorder: Recorder, out: Tensor, input: Tensor, repeats: list[int], **_: Any) -> Dims:
     """Whole dims laid end to end."""
     found = (ONE,) * (out.ndim - input.ndim) + recorder.dims(input)

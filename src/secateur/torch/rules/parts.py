@@ -8,14 +8,14 @@ from torch import Tensor
 
 from secateur.axes import Dim, Dims, Fixed, Integers
 from secateur.torch.recorder import Recorder
-from secateur.torch.rules.registry import Result, rule
+from secateur.torch.rules.registry import Result, movement, rule
 
 ALONE = "a single position is taken"
 _CHUNKS = frozenset({"chunk", "unsafe_chunk", "lstm", "gru", "lstm_cell", "gru_cell"})
 _UNEVEN = frozenset({"tensor_split", "hsplit", "vsplit", "dsplit", "array_split"})
 
 
-@rule("select", "select_copy", keeps_zero=True)
+@movement("select", "select_copy")
 def select(recorder: Recorder, out: Tensor, input: Tensor, dim: int, index: int, **_: Any) -> Dims:
     """One position: it and those before it (after it, when counted from the end) must stay, or the index means another."""
     dims = list(recorder.dims(input))
@@ -26,7 +26,7 @@ def select(recorder: Recorder, out: Tensor, input: Tensor, dim: int, index: int,
     return tuple(dims)
 
 
-@rule("unbind", "unbind_copy", keeps_zero=True)
+@movement("unbind", "unbind_copy")
 def unbind(recorder: Recorder, out: Sequence[Tensor], input: Tensor, dim: int = 0, **_: Any) -> list[Dims]:
     """Every position on its own."""
     dims = list(recorder.dims(input))
@@ -34,7 +34,7 @@ def unbind(recorder: Recorder, out: Sequence[Tensor], input: Tensor, dim: int = 
     return [tuple(dims)] * len(out)
 
 
-@rule("slice", "slice_copy", "narrow", keeps_zero=True)
+@movement("slice", "slice_copy", "narrow")
 def slice_(
     recorder: Recorder,
     out: Tensor,
@@ -84,7 +84,7 @@ def _bound(recorder: Recorder, given: int, dim: Integers, position: int) -> None
         recorder.size(given, dim[:, position:], negative=True)
 
 
-@rule("split", "unsafe_split", "split_copy", keeps_zero=True)
+@movement("split", "unsafe_split", "split_copy")
 def split(
     recorder: Recorder, out: Sequence[Tensor], input: Tensor, split_size: int | list[int], dim: int = 0, **_: Any
 ) -> Result:
@@ -98,7 +98,7 @@ def split(
     return _with_parts(recorder, input, parts, dim)
 
 
-@rule("split_with_sizes", "unsafe_split_with_sizes", "split_with_sizes_copy", keeps_zero=True)
+@movement("split_with_sizes", "unsafe_split_with_sizes", "split_with_sizes_copy")
 def split_with_sizes(
     recorder: Recorder, out: Sequence[Tensor], input: Tensor, split_sizes: list[int], dim: int = 0, **_: Any
 ) -> list[Dims]:

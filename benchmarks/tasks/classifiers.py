@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from images import Images, MissingDataError
+from tasks.images import Images, MissingDataError
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from classifiers import loaded_resnet20, trained_cnn
-from images import Images, cifar, fashion
+from tasks.classifiers import loaded_resnet20, trained_cnn
+from tasks.images import Images, cifar, fashion
 from torch import nn
 
 TITLES: Mapping[str, str] = {"fashion": "CNN, Fashion-MNIST", "cifar": "ResNet-20, CIFAR-10 (JPEG copy)"}

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from analysed import Inputs
-from catalogue import build, parameters
 from machine import memory
-from masked import Equality, equality
-from peers import PEERS, NothingRemovedError, Prune
-from stages import StageError, Stages
+from models.catalogue import build, parameters
+from models.large import Inputs
+from reaching.masked import Equality, equality
+from reaching.stages import StageError, Stages
+from tools.peers import PEERS, NothingRemovedError, Prune
 from torch import nn
 
 import secateur as sc
@@ -25,26 +25,24 @@ from secateur.torch.structure import tensors_in
 SHARE = 0.7
 """What stays of each axis."""
 
-LARGEST = 120_000_000
-"""Models with more parameters are proved by their shapes and operators alone, on the meta device."""
-
 MOST_REASONS = 8
 
 
-def reach(name: str, tool: str, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def reach(name: str, tool: str, tell: Callable[[dict[str, Any]], None], largest: int) -> dict[str, Any]:
     """The record of one model with one tool: how far it got, and what was found.
 
     Args:
         name: `library/model`.
         tool: `secateur` or one of peers.PEERS.
         tell: Is handed the record whenever a stage begins.
+        largest: Models with more parameters are proved by their shapes and operators alone, on the meta device.
     """
     stages = Stages(name, tool, tell)
     try:
         with stages("build"):
-            whole = tool != "secateur" or parameters(name) <= LARGEST
+            whole = tool != "secateur" or parameters(name) <= largest
             model, inputs = build(name, "cpu" if whole else "meta")
-        stages.note(parameters=count(model))
+        stages.note(parameters=count(model), computed=whole)
         if tool == "secateur":
             _secateur(name, model, inputs, stages, whole)
         else:

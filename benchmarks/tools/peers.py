@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from analysed import Inputs
 from machine import memory
-from masked import number
-from stages import Stages
+from models.large import Inputs
+from reaching.masked import number
+from reaching.stages import Stages
 from torch import nn
 
 from secateur.torch.structure import tensors_in

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from nets_images import Discriminator, Generator, Ssd, StyleGenerator, Yolo
-from nets_records import Conformer, Dlrm, NeuMf, Pinn, RnnT
-from nets_written import (
+from models.nets.images import Discriminator, Generator, Ssd, StyleGenerator, Yolo
+from models.nets.records import Conformer, Dlrm, NeuMf, Pinn, RnnT
+from models.nets.written import (
     ComputedAttributes,
     EinopsNet,
     FunctionalWeights,

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from analysed import Inputs, allow_torchvision
-from detectors import DetectorNetwork
-from nets import NETS
-from nets_libraries import DIFFUSERS, GRAPHS
-from tiny import tiny_transformer
+from models.detectors import DetectorNetwork
+from models.large import Inputs, allow_torchvision
+from models.nets import NETS
+from models.nets.libraries import DIFFUSERS, GRAPHS
+from models.tiny import tiny_transformer
 from torch import nn
 from torch.utils._pytree import tree_map_only
 

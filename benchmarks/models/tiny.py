@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import torch
-from tiny_calls import CannotBuildError, calls
+from models.tiny_calls import CannotBuildError, calls
 from torch import nn
 
 TASKS = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
-from images import Batches
+from tasks.images import Batches
 from torch import Tensor, nn
 from torch.nn import functional as F
 

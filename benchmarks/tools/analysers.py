@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from analysed import Inputs
+from models.large import Inputs
 from torch import nn
 
 Analyse = Callable[[nn.Module, Inputs], Any]
