@@ -175,6 +175,10 @@ def half(size: int) -> int:
     return size // 2
 
 
+def swapped(x: Tensor, at: Any) -> Tensor:
+    return torch.cat([x[:, at:], x[:, :at]], 1)
+
+
 AS_NUMBERS = "takes these sizes as numbers"
 
 SIZES = [
@@ -184,6 +188,14 @@ SIZES = [
     odd("a mean by hand", ROWS, lambda m, x: x - total(x) / x.shape[-1], "as a number"),
     odd("a mean by a tensor", ROWS, lambda m, x: x - total(x) / torch.tensor(x.shape[-1]), "as a number"),
     odd("narrow to an attribute", ROWS, lambda m, x: x.narrow(1, 0, m.width), width=8),
+    odd(
+        "slices at a number in a tensor",
+        ROWS,
+        lambda m, x: swapped(x, torch.tensor([m.width])[0]),
+        "the number 4",
+        width=4,
+    ),
+    odd("a split larger than what there is", ROWS, lambda m, x: torch.cat(x.split(m.most, 1), 1), most=100),
     odd("narrow to the end", ROWS, lambda m, x: x.narrow(-1, 4, 4), "the number 4"),
     odd("a literal view", ROWS, lambda m, x: x.view(-1, 2, 4).flatten(1), "the number 4"),
     odd("tensor_split in two", ROWS, lambda m, x: torch.add(*x.tensor_split(2, 1)), "cut by tensor_split"),

@@ -49,6 +49,10 @@ _COUNTS = frozenset({"__len__", "stride"})
 _SHAPE: Any = Tensor.shape.__get__  # type: ignore[attr-defined]
 
 
+class FromTensor(int):
+    """A size that the caller read from a tensor: some plain number."""
+
+
 @dataclass(slots=True)
 class Frame:
     """One call into torch.
@@ -67,10 +71,10 @@ class Frame:
     def take(self, value: int) -> Expression | None:
         """Where `value` came from: an expression, a plain number of the caller's, or None: torch computed it itself."""
         for i, size in enumerate(self.sizes):
-            if size is None or int.__eq__(size, value):
+            if size is None or isinstance(size, FromTensor) or int.__eq__(size, value):
                 self.passed_over += self.sizes[:i]
                 del self.sizes[: i + 1]
-                return size.expression if isinstance(size, Size) else size
+                return size.expression if isinstance(size, Size) else value if isinstance(size, FromTensor) else size
         return None
 
 
@@ -208,4 +212,5 @@ def _numbers(values: Any) -> Iterator[int]:
         elif isinstance(value, (tuple, list)):
             yield from _numbers(value)
         elif isinstance(value, slice):
-            yield from _numbers((value.start, value.stop, value.step))
+            bounds = (value.start, value.stop, value.step)
+            yield from _numbers(FromTensor() if isinstance(bound, Tensor) else bound for bound in bounds)

@@ -94,7 +94,8 @@ def split(
     parts = _parts(recorder, input, [t.shape[dim] for t in out], dim)
     _equal_parts(recorder, parts)
     if recorder.sizes.name not in _CHUNKS:
-        recorder.size(split_size, parts[0])
+        whole = out[0].shape[dim] == split_size
+        recorder.size(split_size, parts[0] if whole else Fixed(recorder.reason("a part larger than what there is")))
     return _with_parts(recorder, input, parts, dim)
 
 
