@@ -175,8 +175,9 @@ def half(size: int) -> int:
     return size // 2
 
 
-def swapped(x: Tensor, at: Any) -> Tensor:
-    return torch.cat([x[:, at:], x[:, :at]], 1)
+def folded(x: Tensor, at: Any) -> Tensor:
+    half = x[:, at:] + x[:, :at]
+    return torch.cat([half, half], 1)
 
 
 AS_NUMBERS = "takes these sizes as numbers"
@@ -191,7 +192,7 @@ SIZES = [
     odd(
         "slices at a number in a tensor",
         ROWS,
-        lambda m, x: swapped(x, torch.tensor([m.width])[0]),
+        lambda m, x: folded(x, torch.tensor([m.width])[0]),
         "the number 4",
         width=4,
     ),
