@@ -16,6 +16,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"axes"}),
     frozenset({"allocate"}),
     frozenset({"torch"}),
+    frozenset({"sparse"}),
     frozenset({"train", "targets"}),
     frozenset({"report"}),
     frozenset({"artefact"}),

@@ -4,6 +4,7 @@ from secateur import allocate
 from secateur.allocate import Budget
 from secateur.artefact import load, save
 from secateur.prune import PruneResult, prune
+from secateur.sparse import SparseResult, WeightPlan, patterns, solvers, sparsify
 from secateur.torch import Proof, TracedNetwork, as_graph, compact, mask, scores, trace, unmask, verify
 from secateur.torch import compensate as compensation
 from secateur.train import recover
@@ -14,17 +15,22 @@ __all__ = [
     "Budget",
     "Proof",
     "PruneResult",
+    "SparseResult",
     "TracedNetwork",
+    "WeightPlan",
     "allocate",
     "as_graph",
     "compact",
     "compensation",
     "load",
     "mask",
+    "patterns",
     "prune",
     "recover",
     "save",
     "scores",
+    "solvers",
+    "sparsify",
     "trace",
     "unmask",
     "verify",

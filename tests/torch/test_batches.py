@@ -305,6 +305,6 @@ def test_a_batch_without_targets_needs_the_models_own_loss() -> None:
 def test_calibration_reads_no_targets() -> None:
     """Whatever they are: only scores and training look at them."""
     _, network = chain()
-    one = Calibrate(samples=5)(network, [(X, ["cat"] * 8)])
-    other = Calibrate(samples=5)(network, [X])
+    one = Calibrate(samples=5)(network.model, [(X, ["cat"] * 8)])
+    other = Calibrate(samples=5)(network.model, [X])
     assert all(torch.equal(a.mean, b.mean) for a, b in zip(one, other, strict=True))

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import secateur as sc
 from secateur.errors import DataError
 from secateur.torch.calibrate import Calibrate, Moments
 from secateur.torch.products import Product, WatchProducts
@@ -118,7 +117,7 @@ def batches() -> list[Tensor]:
 
 
 def test_moments_are_means_over_all_the_rows(model: nn.Sequential, batches: list[Tensor]) -> None:
-    found = Calibrate(dtype=torch.float64)(sc.trace(model, batches[0]), batches)
+    found = Calibrate(dtype=torch.float64)(model, batches)
     x = torch.cat(batches)
     with torch.no_grad():
         hidden = model[1](model[0](x))
@@ -136,9 +135,9 @@ def test_moments_are_means_over_all_the_rows(model: nn.Sequential, batches: list
 
 
 def test_moments_of_parts_merge_into_those_of_the_whole(model: nn.Sequential, batches: list[Tensor]) -> None:
-    network, calibrate = sc.trace(model, batches[0]), Calibrate(dtype=torch.float64)
-    whole = calibrate(network, batches)
-    parts = [calibrate(network, part) for part in (batches[:1], batches[1:])]
+    calibrate = Calibrate(dtype=torch.float64)
+    whole = calibrate(model, batches)
+    parts = [calibrate(model, part) for part in (batches[:1], batches[1:])]
     for one, other, all_ in zip(*parts, whole, strict=True):
         merged = one.merged(other)
         assert merged.count == all_.count
@@ -150,14 +149,14 @@ def test_gram_matrices_of_half_precision_models_do_not_overflow() -> None:
     """2048 tokens of value 60 add up to 7e6, beyond float16."""
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).half()
     x = torch.full((2048, 2), 60.0, dtype=torch.float16)
-    moments = Calibrate()(sc.trace(model, x[:1]), [x])[0]
+    moments = Calibrate()(model, [x])[0]
     assert moments.gram is not None
     assert moments.gram.dtype == torch.float32
     torch.testing.assert_close(moments.gram, torch.full((1, 2, 2), 3600.0))
 
 
 def test_only_what_is_asked_for_is_gathered(model: nn.Sequential, batches: list[Tensor]) -> None:
-    found = Calibrate(gram=False)(sc.trace(model, batches[0]), batches, {"2.weight"})
+    found = Calibrate(gram=False)(model, batches, {"2.weight"})
     assert [(moments.product.tensor, moments.gram) for moments in found] == [("2.weight", None)]
 
 
@@ -165,15 +164,14 @@ def test_a_gram_matrix_beyond_the_limit_is_left_out_and_logged(
     model: nn.Sequential, batches: list[Tensor], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="secateur"):
-        found = Calibrate(limit=27 * 27 * 8 - 1)(sc.trace(model, batches[0]), batches)
+        found = Calibrate(limit=27 * 27 * 8 - 1)(model, batches)
     assert [moments.gram is None for moments in found] == [False, True, False]
     assert "no Gram matrix for 2.weight: it would take more than 5831 bytes" in caplog.text
     assert len(caplog.records) == 1
 
 
 def test_rows_are_capped_and_always_the_same(model: nn.Sequential, batches: list[Tensor]) -> None:
-    network = sc.trace(model, batches[0])
-    one, other = (Calibrate(rows=7)(network, batches) for _ in range(2))
+    one, other = (Calibrate(rows=7)(model, batches) for _ in range(2))
     assert [moments.count for moments in one] == [21, 21, 10]
     assert all(torch.equal(a.gram, b.gram) for a, b in zip(one, other, strict=True) if a.gram is not None is not b.gram)
 
@@ -190,7 +188,7 @@ def test_spread_positions_are_distinct_ascending_and_cover_every_stretch(total: 
 def test_a_module_that_runs_twice_has_one_entry_for_both() -> None:
     layer = nn.Linear(3, 3).double()
     x = torch.randn(4, 3, dtype=torch.float64)
-    (moments,) = Calibrate()(sc.trace(nn.Sequential(layer, nn.ReLU(), layer), x), [x])
+    (moments,) = Calibrate()(nn.Sequential(layer, nn.ReLU(), layer), [x])
     with torch.no_grad():
         rows = torch.cat([x, layer(x).relu()])
     torch.testing.assert_close(moments.mean[0], rows.mean(0))
@@ -200,7 +198,7 @@ def test_attention_is_opened_so_that_its_projections_are_seen() -> None:
     torch.manual_seed(0)
     model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
     x = torch.randn(2, 5, 8)
-    found = Calibrate(gram=False)(sc.trace(model, x), [x])
+    found = Calibrate(gram=False)(model, [x])
     assert [moments.product.tensor for moments in found] == [
         *["self_attn.in_proj_weight"] * 3,
         "self_attn.out_proj.weight",
@@ -213,7 +211,7 @@ def test_the_callers_model_and_random_state_are_not_changed(model: nn.Sequential
     model.train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
-    Calibrate()(sc.trace(model, batches[0]), batches)
+    Calibrate()(model, batches)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert all(module.training for module in model.modules())
     assert torch.equal(state, torch.get_rng_state())
@@ -221,7 +219,7 @@ def test_the_callers_model_and_random_state_are_not_changed(model: nn.Sequential
 
 def test_empty_data_are_refused(model: nn.Sequential, batches: list[Tensor]) -> None:
     with pytest.raises(DataError, match="there is no data"):
-        Calibrate()(sc.trace(model, batches[0]), [])
+        Calibrate()(model, [])
 
 
 @pytest.mark.parametrize("make", [lambda: Calibrate(samples=0), lambda: Calibrate(rows=0)])

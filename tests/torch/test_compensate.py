@@ -651,7 +651,7 @@ def test_half_precision_models_are_fitted_in_more_digits() -> None:
 def test_calibration_sees_what_a_refit_uses(model: Chain, data: list[Tensor]) -> None:
     """The pure refit on calibrated moments is the parallel step."""
     network, plan, small = pruned(model, data, {"fc": [0, 1, 4]})
-    (moments,) = Calibrate()(network, data, {"head.weight"})
+    (moments,) = Calibrate()(network.model, data, {"head.weight"})
     assert moments.gram is not None
     kept = torch.tensor([0, 1, 4])
     fit = refit(model.head.weight, moments.gram[0], moments.mean[0], kept, 0.01, constant=True)

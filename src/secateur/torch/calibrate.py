@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from secateur.errors import DataError
 from secateur.torch.attention import open_attention
 from secateur.torch.batches import Batches, run, take
-from secateur.torch.capture import TracedNetwork
 from secateur.torch.products import Product, WatchProducts
 from secateur.torch.replicate import replicate
 
@@ -72,10 +71,8 @@ class Calibrate:
         DataError: `samples` or `rows` is not positive. When called: no data, or data that do not fit the model.
 
     Example:
-        >>> from secateur.torch import trace
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
-        >>> network = trace(model, torch.zeros(1, 2))
-        >>> [moments.gram.shape for moments in Calibrate()(network, [torch.ones(5, 2)])]
+        >>> [moments.gram.shape for moments in Calibrate()(model, [torch.ones(5, 2)])]
         [torch.Size([1, 2, 2]), torch.Size([1, 3, 3])]
     """
 
@@ -90,12 +87,12 @@ class Calibrate:
             raise DataError(f"{self!r}: samples and rows are at least 1")
 
     def __call__(
-        self, network: TracedNetwork, batches: Batches, tensors: Collection[str] | None = None
+        self, model: nn.Module, batches: Batches, tensors: Collection[str] | None = None
     ) -> tuple[Moments, ...]:
         """Gather the moments.
 
         Args:
-            network: Whose model to run, on a copy in eval mode.
+            model: What to run, as a copy in eval mode.
             batches: Data; see `secateur.torch.batches`. Targets are not looked at.
             tensors: The parameters whose products count; None = all.
 
@@ -112,7 +109,7 @@ class Calibrate:
                 found[product] = found[product].merged(seen) if product in found else seen
             return y
 
-        copy = evaluation_copy(network.model)
+        copy = evaluation_copy(model)
         for inputs, _ in take(batches, self.samples):
             with undisturbed(), WatchProducts(copy, visit):
                 run(copy, inputs)

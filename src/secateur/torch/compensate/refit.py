@@ -211,7 +211,9 @@ def _refit_from_moments(
         return
     calibrate = Calibrate(samples=sum(map(batch_size, pieces)), gram=ridge is not None)
     tensors = {consumer.dense.tensor for consumer in consumers}
-    found = {moments.product: moments for moments in calibrate(network, [(piece, None) for piece in pieces], tensors)}
+    found = {
+        moments.product: moments for moments in calibrate(network.model, [(piece, None) for piece in pieces], tensors)
+    }
     weights, state = state_of(network.model), state_of(small)
     for consumer in consumers:
         moments = found[consumer.dense]

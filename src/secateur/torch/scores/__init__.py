@@ -1,8 +1,21 @@
-"""What a unit is worth: one number a unit, higher = keep."""
+"""What a unit or a weight is worth: one number each, higher = keep."""
 
 from secateur.torch.scores.batchnorm import BatchNormScale
 from secateur.torch.scores.energy import Energy
 from secateur.torch.scores.gradient import Fisher, Taylor
 from secateur.torch.scores.score import Magnitude, Random, Score
+from secateur.torch.scores.weights import LAMP, RIA, Wanda, WeightScore
 
-__all__ = ["BatchNormScale", "Energy", "Fisher", "Magnitude", "Random", "Score", "Taylor"]
+__all__ = [
+    "LAMP",
+    "RIA",
+    "BatchNormScale",
+    "Energy",
+    "Fisher",
+    "Magnitude",
+    "Random",
+    "Score",
+    "Taylor",
+    "Wanda",
+    "WeightScore",
+]

@@ -60,7 +60,7 @@ class Energy:
         if batches is None:
             raise DataError("Energy needs data: call score(network, batches); labels are not needed")
         prunable(network)
-        moments = self._calibrate()(network, batches)
+        moments = self._calibrate()(network.model, batches)
         readers, energies = _read(network, moments)
         writers, outputs = _written(network, moments)
         blind = [axis.name for axis in network.axes if not (readers[axis.name].all() or writers[axis.name].all())]

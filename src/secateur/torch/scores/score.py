@@ -69,6 +69,15 @@ class Magnitude:
         powers = ((name, weight.to(torch.float64).abs() ** self.p) for name, weight in prunable(network).items())
         return by_axis(network, sum_onto_units(network, powers) ** (1 / self.p))
 
+    @property
+    def needs_data(self) -> bool:
+        """It looks at the weights alone."""
+        return False
+
+    def of_weight(self, weight: Tensor, power: Tensor | None) -> Tensor:  # noqa: ARG002 - as WeightScore asks
+        """`|w|^p` of single weights, which add up in blocks; see `WeightScore`."""
+        return weight.abs() ** self.p
+
 
 @dataclass(frozen=True, slots=True)
 class Random:
@@ -97,6 +106,15 @@ class Random:
         """Score the units; see `Score`."""
         generator = np.random.default_rng(self.seed)
         return {axis.name: generator.random(axis.size) for axis in network.axes}
+
+    @property
+    def needs_data(self) -> bool:
+        """It looks at nothing."""
+        return False
+
+    def of_weight(self, weight: Tensor, power: Tensor | None) -> Tensor:  # noqa: ARG002 - as WeightScore asks
+        """Chance, for single weights; see `WeightScore`."""
+        return torch.rand(weight.shape, generator=torch.Generator().manual_seed(self.seed), dtype=weight.dtype)
 
 
 def prunable(network: TracedNetwork) -> dict[str, Tensor]:

@@ -1,0 +1,129 @@
+"""Which weights of a model can become sparse, and each of them as matrices that patterns and solvers work on."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import PlanError
+from secateur.torch.apply import state_of
+from secateur.torch.batches import batch_size, run
+from secateur.torch.calibrate import evaluation_copy, undisturbed
+from secateur.torch.capture import Inputs
+from secateur.torch.products import Product, WatchProducts
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A product of data with a parameter, or with a part of one.
+
+    A matrix has a row for each output. The columns of a convolution are ordered tap by tap, all input channels of one beside each
+    other, so that N of M neighbours are input channels.
+
+    Attributes:
+        product: What is multiplied.
+        shape: `(groups, out, in)`.
+    """
+
+    product: Product
+    shape: tuple[int, int, int]
+
+    @property
+    def name(self) -> str:
+        """The parameter's name, with the rows where it is a part."""
+        product = self.product
+        return (
+            product.tensor if not product.start else f"{product.tensor}[{product.start}:{product.start + product.size}]"
+        )
+
+    def matrices(self, weight: Tensor) -> Tensor:
+        """The weight as `[groups, out, in]`."""
+        return self.product.matrix(weight)[..., self.order().to(weight.device)]
+
+    def put(self, matrices: Tensor, weight: Tensor) -> None:
+        """Write such matrices into the weight, in place."""
+        unordered = torch.empty_like(matrices)
+        unordered[..., self.order().to(matrices.device)] = matrices
+        self.product.put(unordered, weight)
+
+    def read(self, x: Tensor, at_most: int | None) -> Tensor:
+        """What it reads of its input, `[groups, rows, in]`."""
+        return self.product.read(x, at_most)[..., self.order().to(x.device)]
+
+    def order(self) -> Tensor:
+        """Where each column lies among the inputs of the product."""
+        taps = 1 if self.product.window is None else prod(self.product.window.kernel)
+        return torch.arange(self.shape[2]).view(-1, taps).T.flatten()
+
+
+@dataclass(slots=True)
+class Survey:
+    """What one run of a model tells.
+
+    Attributes:
+        layers: The products whose weights can become sparse, in the order in which they run.
+        repeated: Those that run several times.
+        bytes_per_sample: The most bytes of a sample that a product holds at once as input and output.
+    """
+
+    layers: list[Layer] = field(default_factory=list)
+    repeated: set[Product] = field(default_factory=set)
+    bytes_per_sample: int = 0
+
+
+def survey(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> Survey:
+    """Run a model, and find the products whose weights nothing else reads.
+
+    Args:
+        model: Runs once, as a copy in eval mode.
+        inputs: What it takes.
+        exclude: Name patterns of parameters or modules that stay dense.
+
+    Raises:
+        PlanError: A pattern names no parameter or module; or no weight is left.
+    """
+    copy, runs, found = evaluation_copy(model), Counter[Product](), Survey()
+
+    def visit(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
+        y = run()
+        runs[product] += 1
+        found.bytes_per_sample = max(found.bytes_per_sample, (x.nbytes + y.nbytes) // batch_size(inputs))
+        return y
+
+    watch = WatchProducts(copy, visit)
+    with undisturbed(), watch:
+        run(copy, inputs)
+    found.repeated = {product for product, times in runs.items() if times > 1}
+    state, excluded = state_of(model), excluded_names(model, exclude)
+    for product in runs:
+        if product.tensor in watch.others and product.tensor not in excluded:
+            logger.info("%s stays dense: something else reads it, such as an embedding", product.tensor)
+        elif product.tensor not in excluded:
+            groups, out, columns = product.matrix(state[product.tensor].detach()).shape
+            found.layers.append(Layer(product, (groups, out, columns)))
+    if not found.layers:
+        raise PlanError(f"{type(model).__name__} has no weight that could become sparse; see exclude= and what it runs")
+    return found
+
+
+def excluded_names(model: nn.Module, patterns: Sequence[str]) -> set[str]:
+    """The parameters that patterns name, by themselves or by a module around them.
+
+    Raises:
+        PlanError: A pattern names nothing.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    paths = {name: [".".join(name.split(".")[:length]) for length in range(1, name.count(".") + 2)] for name in names}
+    for pattern in patterns:
+        if not any(fnmatchcase(path, pattern) for each in paths.values() for path in each):
+            raise PlanError(
+                f"{pattern!r} names no parameter or module of this {type(model).__name__}; it has {', '.join(names[:5])}..."
+            )
+    return {name for name in names if any(fnmatchcase(path, pattern) for path in paths[name] for pattern in patterns)}

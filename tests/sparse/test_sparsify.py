@@ -1,0 +1,239 @@
+"""Whole models become sparse: exactly as much as was asked for, in copies, and the nearer the better the solver."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from secateur.errors import BudgetError, DataError, ModelError, PlanError
+from secateur.sparse import SparseResult, sparsify
+from secateur.sparse.patterns import Block, NofM, Pattern, Unstructured
+from secateur.sparse.solvers import Refit, SparseGPT, Swaps, keep
+from secateur.torch.scores import LAMP, RIA, Magnitude, Random, Wanda, WeightScore
+
+
+class Attention(nn.Module):
+    """A small language model, whose last layer is tied to its embedding and whose projections are packed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Embedding(50, 32), nn.LayerNorm(32)
+        self.packed, self.out = nn.Linear(32, 96), nn.Linear(32, 32)
+        self.up, self.down = nn.Linear(32, 64), nn.Linear(64, 32)
+        self.head = nn.Linear(32, 50, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        q, k, v = self.packed(self.norm(x)).view(*x.shape[:2], 3, 4, 8).permute(2, 0, 3, 1, 4)
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        x = x + self.down(F.gelu(self.up(x)))
+        logits: Tensor = self.head(x)
+        return logits
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(4, 16, 3, padding=1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, groups=4, stride=2),
+        nn.ReLU(),
+        nn.ConvTranspose2d(16, 8, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 12),
+    )
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
+    "convolutions": (convolutional, torch.randn(48, 4, 12, 12, generator=torch.Generator().manual_seed(0))),
+    "sequences": (
+        lambda: nn.Conv1d(8, 16, 3),
+        torch.randn(32, 8, 20, generator=torch.Generator().manual_seed(0)).cumsum(-1),
+    ),
+    "attention": (Attention, torch.randint(50, (24, 16), generator=torch.Generator().manual_seed(0))),
+}
+
+
+def made(name: str) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    make, data = MODELS[name]
+    return make().eval(), data
+
+
+def distance(result: SparseResult, model: nn.Module, data: Tensor) -> float:
+    with torch.no_grad():
+        expected = model(data)
+        return float((result.model(data) - expected).square().mean() / expected.var())
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "pattern", [Unstructured(), Unstructured("tensor"), Unstructured("global"), NofM(2, 4), Block(4, 1)]
+)
+@pytest.mark.parametrize("solver", [keep, Refit(), SparseGPT()], ids=["keep", "refit", "sparsegpt"])
+def test_a_model_loses_what_was_asked_for(name: str, pattern: Pattern, solver: Any) -> None:
+    model, data = made(name)
+    before = copy.deepcopy(model.state_dict())
+    result = sparsify(
+        model, data.split(16), sparsity=None if isinstance(pattern, NofM) else 0.5, pattern=pattern, solver=solver
+    )
+    assert all(value.equal(before[key]) for key, value in model.state_dict().items())
+    assert type(result.model) is type(model)
+    state = dict(result.model.named_parameters())
+    for parameter, stays in result.plan.stays.items():
+        assert not state[parameter][~stays].any()
+    if not isinstance(pattern, Block):
+        assert result.plan.zeros * 2 == result.plan.total
+    if isinstance(pattern, NofM):
+        for parameter, stays in result.plan.stays.items():
+            inputs = stays.movedim(1, -1) if "5." not in parameter else stays.movedim(0, -1)
+            assert (inputs.reshape(-1, 4).sum(1) == 2).all()
+    untouched = before.keys() - result.plan.stays.keys()
+    assert all(result.model.state_dict()[key].equal(before[key]) for key in untouched)
+    assert "embed.weight" not in result.plan.stays
+    assert "head.weight" not in result.plan.stays
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_better_solvers_come_nearer(name: str) -> None:
+    model, data = made(name)
+
+    def reached(solver: Any, score: WeightScore | None = None) -> float:
+        return distance(sparsify(model, [data], sparsity=0.5, solver=solver, score=score), model, data)
+
+    chance, size, kept = reached(keep, Random()), reached(keep, Magnitude()), reached(keep)
+    refitted, swapped = reached(Refit()), reached([Swaps(), Refit()])
+    assert refitted < 0.8 * min(kept, size) < chance
+    assert swapped < 1.05 * refitted
+    assert reached(SparseGPT()) < kept
+
+
+def test_the_report_says_what_a_layer_lost() -> None:
+    model, data = nn.Linear(8, 4), torch.randn(100, 8)
+    result = sparsify(model, [data], sparsity=0.5, solver=Refit())
+    (layer,) = result.report
+    with torch.no_grad():
+        lost = (model(data) - result.model(data)).square().sum() / (data @ model.weight.T).square().sum()
+    assert layer.error == pytest.approx(float(lost), rel=1e-3)
+    assert (layer.name, layer.zeros, layer.sparsity) == ("weight", 16, 0.5)
+    assert "50.0% of 32 weights are zero, in 1 layers" in str(result)
+
+
+def test_in_sequence_later_layers_know_what_earlier_ones_lost() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Linear(24, 24), nn.ReLU()))).eval()
+    data = torch.randn(512, 24)
+    first = sparsify(model, [data], sparsity=0.6)
+    other = sparsify(model, [data], sparsity=0.6, in_sequence=False)
+    assert first.model[0].weight.equal(other.model[0].weight)
+    assert not first.model[6].weight.equal(other.model[6].weight)
+
+
+def test_a_layer_that_runs_several_times_is_solved_on_all_it_reads() -> None:
+    torch.manual_seed(0)
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(self.layer(x).relu())
+
+    model, data = Twice(), torch.randn(100, 8)
+    result = sparsify(model, [data], sparsity=0.5)
+    assert result.plan.sparsity == 0.5
+    assert result.report[0].error is not None
+
+
+def test_names_have_shares_of_their_own() -> None:
+    model, data = made("attention")
+    result = sparsify(
+        model, [data], sparsity={"*": 0.5, "up*": 0.25, "*down.weight": 0.75}, exclude=["packed"], solver=keep
+    )
+    assert {layer.name: layer.sparsity for layer in result.report} == {
+        "out.weight": 0.5, "up.weight": 0.25, "down.weight": 0.75,
+    }  # fmt: skip
+
+
+def test_all_tensors_together_lose_what_scores_least() -> None:
+    torch.manual_seed(0)
+    model, data = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), torch.randn(20, 8)
+    with torch.no_grad():
+        model[0].weight *= 1000
+    result = sparsify(model, [data], sparsity=0.5, pattern=Unstructured("global"), score=Magnitude(), solver=keep)
+    assert [layer.sparsity for layer in result.report] == [0.0, 1.0]
+    fair = sparsify(model, [data], sparsity=0.5, pattern=Unstructured("global"), score=LAMP(), solver=keep)
+    assert all(0.3 < layer.sparsity < 0.7 for layer in fair.report)
+
+
+def test_zeros_that_were_there_count_once() -> None:
+    model, data = nn.Linear(8, 8), torch.randn(100, 8)
+    with torch.no_grad():
+        model.weight[:, :3] = 0
+    for score in (Wanda(), RIA(), Magnitude(), Random()):
+        for solver in (keep, Refit(), SparseGPT()):
+            result = sparsify(model, [data], sparsity=0.5, score=score, solver=solver)
+            assert int((result.model.weight == 0).sum()) == 32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_keep_their_type(dtype: torch.dtype) -> None:
+    model, data = nn.Linear(8, 8).to(dtype), torch.randn(100, 8).to(dtype)
+    result = sparsify(model, [data], sparsity=0.5)
+    assert result.model.weight.dtype == dtype
+    assert int((result.model.weight == 0).sum()) >= 32
+
+
+NAN = torch.tensor([[float("nan")] * 8])
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({}, BudgetError, "needs a sparsity, such as sparsity=0.5"),
+        ({"sparsity": 1.0}, BudgetError, "at least 0 and below 1"),
+        ({"sparsity": {"nothing": 0.5}}, PlanError, "'nothing'.* fits no weight; there are 0.weight"),
+        ({"sparsity": {"0*": 0.5}}, BudgetError, "no sparsity is given for 2.weight"),
+        ({"sparsity": 0.4, "pattern": NofM(2, 4)}, BudgetError, "has a sparsity of 0.5; leave sparsity= out"),
+        ({"pattern": NofM(2, 5)}, PlanError, "does not fit 0.weight: 8 inputs are no multiple of 5"),
+        ({"sparsity": 0.5, "exclude": ["3"]}, PlanError, "'3' names no parameter or module"),
+        ({"sparsity": 0.5, "exclude": ["*"]}, PlanError, "no weight that could become sparse"),
+        ({"sparsity": 0.5, "solver": Refit}, PlanError, "solver= is an object"),
+        ({"sparsity": 0.5, "pattern": Block(2, 2), "solver": Swaps()}, PlanError, "swaps move single weights"),
+        ({"sparsity": 0.5, "batches": []}, DataError, "there is no data"),
+        ({"sparsity": 0.5, "batches": [NAN]}, DataError, "'0.weight' reads values that are not finite"),
+        ({"sparsity": 0.5, "batches": [torch.randn(4, 7)]}, DataError, "cannot run on a batch"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(settings: dict[str, Any], error: type[Exception], message: str) -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8))
+    settings = {"batches": [torch.randn(16, 8)], **settings}
+    with pytest.raises(error, match=message):
+        sparsify(model, **settings)
+
+
+def test_weights_that_are_not_finite_or_not_there_are_refused() -> None:
+    model = nn.Linear(8, 8)
+    model.weight.data[0, 0] = torch.inf
+    with pytest.raises(ModelError, match="'weight' has NaN or infinite values"):
+        sparsify(model, [torch.randn(4, 8)], sparsity=0.5)
+    with pytest.raises(ModelError, match="on the meta device"):
+        sparsify(nn.Linear(8, 8, device="meta"), [torch.randn(4, 8)], sparsity=0.5)
+
+
+def test_a_plan_fits_its_model_alone() -> None:
+    result = sparsify(nn.Linear(8, 8), [torch.randn(16, 8)], sparsity=0.5)
+    other = nn.Linear(8, 8)
+    result.plan.apply(other)
+    assert int((other.weight == 0).sum()) == 32
+    for wrong in (nn.Linear(8, 9), nn.Sequential(nn.Linear(8, 8))):
+        with pytest.raises(ModelError, match="the plan is for another model: 'weight' is"):
+            result.plan.apply(wrong)
