@@ -7,7 +7,8 @@ stay, experts become few, the vocabulary short.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -36,10 +37,11 @@ TASKS = (
 
 DIVISORS, MORE = (16, 8, 4, 2, 1), (32,)
 WIDTH, LAYERS, MANY, KINDS, EXPERTS, CHOSEN, VOCABULARY, POSITIONS, FRAMES = 16, 2, 12, 4, 8, 2, 512, 2048, 100
-ENOUGH = 5
-SMALL, LARGE = 36_000_000, 90_000_000
+ENOUGH = 12
+SMALL, LARGE = 36_000_000, 450_000_000
 
-UNSET: Mapping[str, int] = {
+UNSET: Mapping[str, int | str] = {
+    "default_language": "en_XX",
     "vocab_size": 64,
     "prediction_length": 16,
     "num_experts_per_tok": 2,
@@ -191,15 +193,26 @@ def configuration(architecture: str) -> Any:
 
 def small(architecture: str, scale: Scale, most: int) -> nn.Module:
     """A model of an architecture with few layers and at most so many parameters, its widths divided."""
-    from transformers import AutoModel
-
     config = configuration(architecture)
     shrink(config, scale, {})
+    make = maker_of(config)
     with torch.device("meta"):
-        size = sum(parameter.numel() for parameter in AutoModel.from_config(config).parameters())
+        size = sum(parameter.numel() for parameter in make().parameters())
     if size > most:
         raise CannotBuildError(f"{size:,} parameters")
-    return AutoModel.from_config(config, attn_implementation="eager").eval()
+    return make(attn_implementation="eager").eval()
+
+
+def maker_of(config: Any) -> Callable[..., Any]:
+    """Makes the model of a configuration, which may be of a part of the configuration only."""
+    from transformers import MODEL_MAPPING, AutoModel
+
+    model = MODEL_MAPPING[type(config)]
+    kind = getattr(model, "config_class", None)
+    parts = [part for part in vars(config).values() if kind is not None and isinstance(part, kind)]
+    if kind is None or isinstance(config, kind) or not parts:
+        return partial(AutoModel.from_config, config)
+    return partial(model._from_config, parts[0])
 
 
 def shrink(config: Any, scale: Scale, tokens: dict[str, int]) -> None:
@@ -222,7 +235,7 @@ def shrink(config: Any, scale: Scale, tokens: dict[str, int]) -> None:
         and hasattr(config.vision_config, "out_hidden_size")
     ):
         config.vision_config.out_hidden_size = config.text_config.hidden_size
-    heads, width = (getattr(config, name, None) for name in ("num_attention_heads", "hidden_size"))
+    heads, width = (vars(config).get(name) for name in ("num_attention_heads", "hidden_size"))
     if type(heads) is int and type(width) is int and vars(config).get("head_dim") is None:
         config.num_attention_heads = next(n for n in range(heads, 0, -1) if width % n == 0)
         if "head_dim" in vars(config):

@@ -152,6 +152,11 @@ def tiles(sizes: Sizes) -> Inputs:
     return {"pixel_values": image[:, None].expand(1, 3, -1, -1, -1).contiguous(), "image_sizes": size}
 
 
+def pair(sizes: Sizes) -> Inputs:
+    """Two images to compare."""
+    return {"pixel_values": picture(sizes)[:, None].expand(1, 2, -1, -1, -1).contiguous()}
+
+
 def row(sizes: Sizes) -> Inputs:
     """Patches in a row, all images after one another."""
     side, patch, channels = grids(sizes)
@@ -243,6 +248,11 @@ def codes_out(sizes: Sizes) -> Inputs:
     return {"decoder_input_ids": tokens_out(sizes)["decoder_input_ids"][..., None].expand(1, TOKENS, books)}
 
 
+def codes_in(sizes: Sizes) -> Inputs:
+    """A row of tokens for each of several code books."""
+    return {"input_ids": text(sizes)["input_ids"].expand(sizes("num_codebooks", 1), TOKENS).contiguous()}
+
+
 def frames_out(sizes: Sizes) -> Inputs:
     """Frames so far."""
     return {"decoder_input_values": torch.rand(1, TOKENS, sizes("num_mel_bins", 80))}
@@ -289,9 +299,9 @@ def token_of(sizes: Sizes, kind: str) -> Any:
     return sizes.entry(f"{kind}_token_id {kind}_token_index")
 
 
-SIGHTS: tuple[Maker, ...] = (plane, sized, row, squares, patches, clip, tiles, nothing)
+SIGHTS: tuple[Maker, ...] = (plane, sized, row, squares, patches, clip, tiles, pair, nothing)
 SOUNDS: tuple[Maker, ...] = (bins_first, frames_first, plane_of_sound, *map(frames_of, (128, 160, 320)))
-ANSWERS: tuple[Maker, ...] = (tokens_out, codes_out, frames_out)
+ANSWERS: tuple[Maker, ...] = (tokens_out, codes_out, frames_out, codes_in)
 
 
 def with_places(model: nn.Module, inputs: Inputs, arguments: Any, sizes: Sizes) -> Inputs:
