@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from secateur.artefact import sparse
 from secateur.artefact.commit import commit, describe, locked
 from secateur.artefact.manifest import MANIFEST, Artefact, StoredTensor
 from secateur.artefact.match import (
@@ -39,8 +40,10 @@ def save(
 ) -> Artefact:
     """Save a model, pruned or dense, as a folder of safetensors and JSON.
 
-    Parameters and persistent buffers are saved, tied ones once; nothing else of the model is. Whoever is killed while saving, or
-    runs out of space, leaves what the folder held before. The same model gives the same bytes.
+    Parameters and persistent buffers are saved, tied ones once; nothing else of the model is. A tensor with many zeros is stored
+    without them, with a bit for each entry that says where its values lie: half of the weights in 16 bits take 56 % of the
+    bytes, a tenth 16 %. Whoever is killed while saving, or runs out of space, leaves what the folder held before. The same
+    model gives the same bytes.
 
     Args:
         model: The compact model.
@@ -58,7 +61,7 @@ def save(
         >>> import tempfile
         >>> from secateur.artefact import save
         >>> save(torch.nn.Linear(3, 2), tempfile.mkdtemp(), extra={"accuracy": 0.75}).tensors["weight"]
-        StoredTensor(dtype='float32', shape=(2, 3))
+        StoredTensor(dtype='float32', shape=(2, 3), values=None)
     """
     folder = Path(folder)
     if plan is None:
@@ -70,19 +73,20 @@ def save(
     state = storable_state(model)
     ties = ties_of(state)
     tensors = {name: tensor for name, tensor in state.items() if name not in ties}
+    layout = sparse.stored(tensors)
     artefact = partial(
         Artefact,
         plan=plan,
         model=class_name(model),
         form="module" if graph_of(model) is None else "graph",
-        tensors={name: StoredTensor(dtype_name(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()},
+        tensors=layout,
         ties=ties,
         secateur=_version(),
         torch=str(torch.__version__),
         extra=_jsonable({} if extra is None else extra),
     )
     try:
-        weights = commit(folder, partial(_write, tensors), lambda weights: artefact(weights=weights).to_json())
+        weights = commit(folder, partial(_write, tensors, layout), lambda weights: artefact(weights=weights).to_json())
     except (OSError, SafetensorError) as error:
         raise _unwritable(folder, error) from error
     return artefact(weights=weights)
@@ -144,12 +148,15 @@ def read(folder: str | Path) -> Artefact:
     return Artefact.from_json(text, str(folder / MANIFEST))
 
 
-def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
+def _write(tensors: Mapping[str, Tensor], layout: Mapping[str, StoredTensor], path: Path) -> None:
     """Write safetensors; equal tensors give equal bytes."""
     packed: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
         plain = tensor.detach().cpu().contiguous()
+        if layout[name].values is not None:
+            packed |= sparse.entries(name, plain, layout[name])
+            continue
         if plain.untyped_storage().data_ptr() in storages:  # views of one storage: safetensors wants each by itself
             plain = plain.clone()
         packed[name] = plain
@@ -179,7 +186,9 @@ def _refuse_damaged(folder: Path, artefact: Artefact) -> None:
         )
     with safe_open(path, framework="pt") as file:  # which refuses tensors that do not fill the file exactly
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  no dict
-    expected = {name: tensor.shape for name, tensor in artefact.tensors.items()}
+    expected = {
+        entry: shape for name, tensor in artefact.tensors.items() for entry, shape in tensor.entries(name).items()
+    }
     if shapes != expected:
         wrong = sorted(name for name in shapes.keys() | expected.keys() if shapes.get(name) != expected.get(name))
         raise ArtefactError(f"the weights {path} are not those of the manifest: {listed(wrong)}; save the model again")
@@ -223,7 +232,10 @@ def _compacted(model: nn.Module, artefact: Artefact, folder: Path, inputs: Input
 
 def _weights(folder: Path, artefact: Artefact) -> dict[str, Tensor]:
     with safe_open(folder / artefact.weights.name, framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in artefact.tensors}
+        weights = {
+            name: sparse.restored(name, {entry: file.get_tensor(entry) for entry in tensor.entries(name)}, tensor)
+            for name, tensor in artefact.tensors.items()
+        }
     wrong = [name for name, stored in artefact.tensors.items() if dtype_name(weights[name].dtype) != stored.dtype]
     if wrong:
         raise ArtefactError(f"the weights in {folder} have other dtypes than the manifest says: {listed(wrong)}")

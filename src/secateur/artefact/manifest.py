@@ -5,23 +5,53 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any
 
 from secateur.axes import Plan
 from secateur.errors import ArtefactError, PlanError
 
-FORMAT = 1
-"""The newest format that this version reads, and the one it writes."""
+FORMAT = 2
+"""The newest format that this version reads; it writes the oldest that says all, which is 1 where all tensors are dense."""
 
 MANIFEST = "secateur.json"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of the weights file: its dtype in torch's words (`float32`), and its shape."""
+    """One tensor of the weights file.
+
+    Attributes:
+        dtype: In torch's words, such as `float32`.
+        shape: Of the whole tensor.
+        values: How many of its entries are stored, with a bitmap of where they lie; the others are zero. None where all are.
+    """
 
     dtype: str
     shape: tuple[int, ...]
+    values: int | None = None
+
+    def entries(self, name: str) -> dict[str, tuple[int, ...]]:
+        """The names and shapes of what the file holds of it."""
+        if self.values is None:
+            return {name: self.shape}
+        return {name: (self.values,), bitmap_of(name): (-(-prod(self.shape) // 8),)}
+
+    def bytes(self, itemsize: int) -> int:
+        """How many bytes it takes, with so many for each entry."""
+        if self.values is None:
+            return prod(self.shape) * itemsize
+        return self.values * itemsize + -(-prod(self.shape) // 8)
+
+    def to_data(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        data: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape)}
+        return data if self.values is None else data | {"values": self.values}
+
+
+def bitmap_of(name: str) -> str:
+    """The name in the weights file of the bitmap of a tensor that is stored without its zeros."""
+    return f"{name}#bitmap"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +102,13 @@ class Artefact:
     def to_json(self) -> str:
         """The manifest's text; equal artefacts give equal text."""
         content = {
-            "format": FORMAT,
+            "format": 1 if all(tensor.values is None for tensor in self.tensors.values()) else 2,
             "secateur": self.secateur,
             "torch": self.torch,
             "model": self.model,
             "form": self.form,
             "plan": json.loads(self.plan.to_json()),
-            "tensors": {name: asdict(tensor) for name, tensor in self.tensors.items()},
+            "tensors": {name: tensor.to_data() for name, tensor in self.tensors.items()},
             "ties": dict(self.ties),
             "weights": asdict(self.weights),
             "extra": dict(self.extra),
@@ -145,7 +175,10 @@ def _stored(data: Mapping[str, Any]) -> StoredTensor:
     shape = tuple(int(n) for n in data["shape"])
     if min(shape, default=0) < 0:
         raise ValueError(f"a shape of {shape}")
-    return StoredTensor(str(data["dtype"]), shape)
+    values = data.get("values")
+    if values is not None and not 0 <= int(values) <= prod(shape):
+        raise ValueError(f"{values} values in a shape of {shape}")
+    return StoredTensor(str(data["dtype"]), shape, None if values is None else int(values))
 
 
 def _form(data: object) -> str:
