@@ -5,11 +5,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
+from functools import cache
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from secateur.errors import BudgetError, DataError, ModelError, PlanError
+from secateur.sparse.allocation import Allocation, Share, even
 from secateur.sparse.counts import apportion, count_of, share_of
 from secateur.sparse.layers import Layer, survey
 from secateur.sparse.patterns import Pattern, Unstructured
@@ -91,6 +94,7 @@ def sparsify(
     pattern: Pattern | None = None,
     score: criteria.WeightScore | None = None,
     solver: Solver | Iterable[Solver] | None = None,
+    allocation: Allocation = even,
     exclude: Sequence[str] = (),
     in_sequence: bool = True,
     samples: int = 128,
@@ -108,6 +112,7 @@ def sparsify(
         pattern: What goes together; by default each weight by itself, as many in each row.
         score: What a weight is worth; by default `scores.Wanda()`.
         solver: What is done with the choice, one after the other; by default `solvers.Refit()`. `solvers.keep` does nothing.
+        allocation: How what goes is divided among the layers, where `sparsity` is one number.
         exclude: Parameters or modules that stay dense, as name patterns.
         in_sequence: Solve each layer on what the model gives it in which the layers before are sparse already. Otherwise all are
             solved on what the dense model gives them.
@@ -139,7 +144,7 @@ def sparsify(
     found = survey(small, pieces[0], exclude)
     layers = found.layers
     _check_fit(layers, pattern)
-    counts = _counts(layers, pattern, sparsity, lambda: _scores(small, layers, score, pieces))
+    counts = _counts(layers, pattern, sparsity, allocation, cache(lambda: _scores(small, layers, score, pieces)))
     job = _Job(small, {layer.product: layer for layer in layers}, counts, pattern, score, solvers)
     if in_sequence:
         inputs = joined(pieces, at_most=max(1, memory // (LIVE * max(found.bytes_per_sample, 1))))
@@ -272,7 +277,11 @@ def _ordered(layer: Layer, moments: Moments) -> tuple[Tensor, Tensor | None]:
 
 
 def _counts(
-    layers: Sequence[Layer], pattern: Pattern, sparsity: Sparsity | None, scores: Callable[[], Mapping[Product, Tensor]]
+    layers: Sequence[Layer],
+    pattern: Pattern,
+    sparsity: Sparsity | None,
+    allocation: Allocation,
+    scores: Callable[[], Mapping[Product, Tensor]],
 ) -> dict[Product, list[int]]:
     """How many units go of each layer, group by group."""
     units = {layer.product: _units(layer, pattern) for layer in layers}
@@ -284,31 +293,43 @@ def _counts(
         return {product: [int(n * pattern.share + 0.5) for n in each] for product, each in units.items()}
     if sparsity is None:
         raise BudgetError(f"{pattern} needs a sparsity, such as sparsity=0.5")
-    shares = _shares(layers, sparsity)
     if isinstance(pattern, Unstructured) and pattern.scope == "global":
-        return _lowest_of_all(units, shares, scores())
-    return {product: apportion(count_of(shares[product], sum(each)), each, each) for product, each in units.items()}
+        return _lowest_of_all(units, sparsity, allocation, scores())
+    if isinstance(sparsity, Mapping):
+        shares = _shares(layers, sparsity)
+        gone = [count_of(shares[layer.product], sum(units[layer.product])) for layer in layers]
+    else:
+        share_of(sparsity)
+        gone = allocation([_share(layer, sum(units[layer.product]), scores) for layer in layers], sparsity)
+    return {
+        layer.product: apportion(n, units[layer.product], units[layer.product])
+        for layer, n in zip(layers, gone, strict=True)
+    }
+
+
+def _share(layer: Layer, units: int, scores: Callable[[], Mapping[Product, Tensor]]) -> Share:
+    kernel = () if layer.product.window is None else layer.product.window.kernel
+    groups, out, columns = layer.shape
+    dims = (groups * out, columns // prod(kernel), *kernel)
+    return Share(layer.name, dims, units, lambda: scores()[layer.product])
 
 
 def _lowest_of_all(
-    units: Mapping[Product, list[int]], shares: Mapping[Product, float | Fraction], scores: Mapping[Product, Tensor]
+    units: Mapping[Product, list[int]], sparsity: Sparsity, allocation: Allocation, scores: Mapping[Product, Tensor]
 ) -> dict[Product, list[int]]:
     """How many of each group are among the lowest scores of all."""
-    if len(set(shares.values())) > 1:
-        raise BudgetError("all tensors are compared with each other, so that there is one sparsity; give a number")
+    if isinstance(sparsity, Mapping) or allocation is not even:
+        raise BudgetError("all tensors are compared with each other: give one sparsity, and no allocation")
     total = sum(sum(each) for each in units.values())
     everything = torch.cat([scores[product].flatten().double() for product in units])
     places = torch.cat([torch.full((n,), i) for i, n in enumerate(n for each in units.values() for n in each)])
-    lowest = everything.argsort(stable=True)[: count_of(next(iter(shares.values())), total)]
+    lowest = everything.argsort(stable=True)[: count_of(sparsity, total)]
     found = iter(torch.bincount(places[lowest], minlength=sum(map(len, units.values()))).tolist())
     return {product: [next(found) for _ in each] for product, each in units.items()}
 
 
-def _shares(layers: Sequence[Layer], sparsity: Sparsity) -> dict[Product, float | Fraction]:
+def _shares(layers: Sequence[Layer], sparsity: Mapping[str, float | Fraction]) -> dict[Product, float | Fraction]:
     """The sparsity of each layer; the last pattern that fits its name counts."""
-    if not isinstance(sparsity, Mapping):
-        share_of(sparsity)
-        return dict.fromkeys((layer.product for layer in layers), sparsity)
     found: dict[Product, float | Fraction] = {}
     for name, share in sparsity.items():
         share_of(share)
