@@ -54,7 +54,7 @@ def erdos_renyi(layers: Sequence[Share], sparsity: float | Fraction) -> list[int
 
     Source:
         D. Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity", Nature
-        Communications 2018, with kernels as in U. Evci et al., "Rigging the Lottery", ICML 2020, section 3 (1), "Erdos-Renyi-Kernel".
+        Communications 2018; with kernels as "ERK" of U. Evci et al., "Rigging the Lottery", ICML 2020, section 3 (1).
     """
     total = sum(layer.units for layer in layers)
     kept = apportion(total - count_of(sparsity, total), [sum(x.dims) for x in layers], [x.units for x in layers])
