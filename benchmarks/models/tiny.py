@@ -5,6 +5,7 @@ heads times their width, a stack of projections, what one part of a model hands 
 stay, experts become few, the vocabulary short.
 """
 
+import copy
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -110,7 +111,7 @@ def tiny_transformer(architecture: str) -> tuple[nn.Module, dict[str, Any]]:
         for inputs in calls(model, rich):
             try:
                 with torch.no_grad():
-                    model(**inputs)
+                    copy.deepcopy(model)(**inputs)  # a model may keep what it computes
             except Exception as error:  # noqa: BLE001 - whatever it says, it wants something else
                 failures[f"called with {', '.join(inputs)}: {first_line(error)}"] += 1
                 continue
@@ -129,7 +130,7 @@ def with_head(model: Any, inputs: dict[str, Any]) -> nn.Module:
         try:
             whole = getattr(transformers, f"AutoModelFor{task}").from_config(model.config, attn_implementation="eager")
             with torch.no_grad():
-                whole.eval()(**inputs)
+                copy.deepcopy(whole.eval())(**inputs)
         except Exception:  # noqa: BLE001 - there is no such head, or it wants something else
             continue
         return whole
