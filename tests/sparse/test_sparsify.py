@@ -184,6 +184,18 @@ def test_zeros_that_were_there_count_once() -> None:
             assert int((result.model.weight == 0).sum()) == 32
 
 
+def test_a_zero_does_not_make_its_block_go() -> None:
+    model, data = nn.Linear(8, 8, bias=False), torch.randn(100, 8)
+    with torch.no_grad():
+        model.weight.fill_(0.1)
+        model.weight[:4] = 1.0
+        model.weight[0, 0] = 0.0
+        model.weight[4:, :2] = 0.0
+    result = sparsify(model, [data], sparsity=0.5, pattern=Block(4, 1), score=Magnitude(), solver=keep)
+    assert result.plan.stays["weight"][:4].all()
+    assert not result.plan.stays["weight"][4:].any()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_weights_keep_their_type(dtype: torch.dtype) -> None:
     model, data = nn.Linear(8, 8).to(dtype), torch.randn(100, 8).to(dtype)

@@ -15,7 +15,7 @@ from secateur.errors import BudgetError, DataError, ModelError, PlanError
 from secateur.sparse.allocation import Allocation, Share, even
 from secateur.sparse.counts import apportion, count_of, share_of
 from secateur.sparse.layers import Layer, survey
-from secateur.sparse.patterns import Pattern, Unstructured
+from secateur.sparse.patterns import Block, Pattern, Unstructured
 from secateur.sparse.plan import WeightPlan
 from secateur.sparse.problem import Problem, Solver, keep, output_error
 from secateur.sparse.solvers import Refit
@@ -144,7 +144,9 @@ def sparsify(
     found = survey(small, pieces[0], exclude)
     layers = found.layers
     _check_fit(layers, pattern)
-    counts = _counts(layers, pattern, sparsity, allocation, cache(lambda: _scores(small, layers, score, pieces)))
+    counts = _counts(
+        layers, pattern, sparsity, allocation, cache(lambda: _scores(small, layers, score, pieces, pattern))
+    )
     job = _Job(small, {layer.product: layer for layer in layers}, counts, pattern, score, solvers)
     if in_sequence:
         inputs = joined(pieces, at_most=max(1, memory // (LIVE * max(found.bytes_per_sample, 1))))
@@ -222,7 +224,7 @@ class _Job:
         dense = layer.matrices(parameter.detach()).to(kind)
         weights, masks, lost, whole = [], [], 0.0, 0.0
         for g, count in enumerate(self.counts[layer.product]):
-            scores = scored(self.score, dense[g], power[g])
+            scores = scored(self.score, dense[g], power[g], self.pattern)
             weight, stays = dense[g], self.pattern.choose(scores, count)
             if gram is None:
                 weight = weight * stays
@@ -242,13 +244,17 @@ class _Job:
         logger.info("%s: %s", layer.name, "solved" if error is None else f"relative error {error:.2e}")
 
 
-def scored(score: criteria.WeightScore, weight: Tensor, power: Tensor | None) -> Tensor:
-    """The scores of a weight; what is zero already goes first."""
-    return score.of_weight(weight, power).masked_fill(weight == 0, -torch.inf)
+def scored(score: criteria.WeightScore, weight: Tensor, power: Tensor | None, pattern: Pattern) -> Tensor:
+    """The scores of a weight; what is zero already goes first, and counts nothing in a block."""
+    return score.of_weight(weight, power).masked_fill(weight == 0, 0 if isinstance(pattern, Block) else -torch.inf)
 
 
 def _scores(
-    model: nn.Module, layers: Sequence[Layer], score: criteria.WeightScore, pieces: Sequence[Inputs]
+    model: nn.Module,
+    layers: Sequence[Layer],
+    score: criteria.WeightScore,
+    pieces: Sequence[Inputs],
+    pattern: Pattern,
 ) -> dict[Product, Tensor]:
     """The scores of all layers, `[groups, out, in]`, on what the dense model gives them."""
     powers: dict[Product, Tensor] = {}
@@ -263,7 +269,10 @@ def _scores(
         weights = layer.matrices(state[layer.product.tensor].detach()).float()
         power = powers.get(layer.product)
         found[layer.product] = torch.stack(
-            [scored(score, weight, None if power is None else power[g].float()) for g, weight in enumerate(weights)]
+            [
+                scored(score, weight, None if power is None else power[g].float(), pattern)
+                for g, weight in enumerate(weights)
+            ]
         )
     return found
 
