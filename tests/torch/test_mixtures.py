@@ -121,6 +121,8 @@ def test_what_is_addressed_by_a_choice_shrinks_with_what_was_chosen_from(use: Ca
         lambda places, table: (places[..., None] < torch.arange(len(table))).sum(1).float() @ table,
         lambda places, table: table[places.clamp(max=3)],
         lambda places, table: table[torch.sort(places.flatten())[0]],
+        lambda places, table: table.index_select(0, torch.sort(places.flatten())[0]),
+        lambda places, table: table.gather(0, torch.sort(places.flatten())[0][:5, None].expand(5, 3)),
         lambda places, table: torch.zeros(8, 3).index_add(0, torch.arange(8), _sorted(places, table)[1]),
         lambda places, table: _sorted(places, table)[1] + table[0:1].expand(8, 3) * torch.arange(8)[:, None],
         lambda places, table: table[F.one_hot(places, 5).sum((0, 1)).cumsum(0).clamp(max=4)],

@@ -45,8 +45,11 @@ def index(recorder: Recorder, out: Tensor, input: Tensor, indices: list[Tensor |
     adjacent = all(a[1] == b[0] for a, b in pairwise(spans))
     position = sum(d < spans[0][0] for d in passing) if spans and adjacent else 0
     new: list[Dim] = [Fixed(reason)] * rank
-    if rank == 1:
-        new = [next((dim for i in indices if i is not None for dim in recorder.dims(i) if _in_order(dim)), new[0])]
+    for dim in (dim for i in indices if i is not None for dim in recorder.dims(i) if _in_order(dim)):
+        if rank == 1:
+            new = [dim]
+        else:
+            recorder.labels.freeze(dim, reason)
     kept: list[Dim] = [dims[d] for d in passing]
     return (*kept[:position], *new, *kept[position:])
 
@@ -83,7 +86,11 @@ def along_dim(recorder: Recorder, out: Tensor, input: Tensor, dim: int, index: T
     recorder.moved(input, [out])
     dims = list(recorder.dims(input))
     _address_along(recorder, dims[dim], index, reason)
-    dims[dim] = Fixed(reason)
+    rows = recorder.dims(index)[dim if index.ndim == input.ndim else 0] if index.ndim else Fixed(reason)
+    if not _in_order(rows):
+        recorder.labels.freeze(rows, reason)
+        rows = Fixed(reason)
+    dims[dim] = rows
     if out.ndim != input.ndim:
         recorder.freeze_all([input], "looked up by index")
         return fixed_dims(out, reason)
@@ -93,9 +100,7 @@ def along_dim(recorder: Recorder, out: Tensor, input: Tensor, dim: int, index: T
             dims[d] = Fixed(reason)
     if index.ndim == input.ndim:
         for d, (ours, theirs) in enumerate(zip(dims, recorder.dims(index), strict=True)):
-            if d == dim % input.ndim:
-                recorder.labels.freeze(theirs, reason)
-            elif index.shape[d] != 1:
+            if d != dim % input.ndim and index.shape[d] != 1:
                 recorder.labels.tie(ours, theirs, reason)
     return tuple(dims)
 
