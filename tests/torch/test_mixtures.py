@@ -74,6 +74,39 @@ def test_many_experts_may_be_chosen() -> None:
     assert network.axis("up.experts").least == 20
 
 
+class DenseMixture(nn.Module):
+    """Every expert is given every token, times a weight that is zero for those that were not chosen."""
+
+    def __init__(self, dim: int = 7, experts: int = 6, hidden: int = 5) -> None:
+        super().__init__()
+        self.experts = experts
+        self.embed, self.router = nn.Linear(6, dim), nn.Linear(dim, experts)
+        self.up = nn.Parameter(torch.randn(experts, dim, hidden))
+        self.down = nn.Parameter(torch.randn(experts, hidden, dim))
+        self.head = nn.Linear(dim, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.embed(x)).flatten(0, 1)
+        logits = self.router(x)
+        best, places = logits.topk(2, dim=1)
+        weights = torch.full_like(logits, float("-inf")).scatter_(1, places, best).transpose(0, 1).sigmoid()
+        rows = x.repeat(self.experts, 1) * weights.reshape(-1, 1)
+        out = F.relu(rows.view(self.experts, -1, x.shape[1]) @ self.up) @ self.down
+        return self.head(x + out.view(-1, x.shape[1]).reshape(self.experts, -1, x.shape[1]).sum(0))
+
+
+def test_experts_that_are_all_given_every_token_can_go() -> None:
+    torch.manual_seed(0)
+    model, x = DenseMixture(), torch.randn(2, 8, 6)
+    network = sc.trace(model, x)
+    assert {axis.kind: (axis.size, axis.least) for axis in network.axes} == {
+        "experts": (6, 2), "residual": (7, 1), "neurons": (5, 1),
+    }  # fmt: skip
+    plan = network.plan({axis.name: range(3) for axis in network.axes})
+    assert sc.verify(model, plan, x).permutation < 1e-12
+    assert sc.compact(model, plan).experts == 3
+
+
 def _sorted(places: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """The rows that places send to a table, in the order of the table, and which row each belongs to."""
     ordered, order = places.flatten().sort()

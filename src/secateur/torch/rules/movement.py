@@ -137,8 +137,20 @@ def repeat(recorder: Recorder, out: Tensor, input: Tensor, repeats: list[int], *
             recorder.size(times, dim)
         elif isinstance(dim, np.ndarray):
             dim = np.tile(dim, (1, times))
+        elif times > 1 and isinstance(dim, Fixed) and dim.order is None:
+            dim = _copies(recorder, times, n, dim)
         dims.append(dim)
     return tuple(dims)
+
+
+def _copies(recorder: Recorder, times: int, size: int, dim: Dim) -> Dim:
+    """A dim that none of whose positions can go, several times: a copy of it can, where a size says how many there are."""
+    copies = recorder.labels.fresh(times)
+    expression = recorder.size(times, copies)
+    if expression is None or isinstance(expression, int) or not isinstance(copies, np.ndarray):
+        return dim
+    recorder.roles.mark(Role.REPEATED, copies)
+    return np.repeat(copies, size // times, axis=1)
 
 
 @rule("tril", "triu", keeps_zero=True)
