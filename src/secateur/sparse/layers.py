@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from secateur.errors import PlanError
 from secateur.torch.apply import state_of
-from secateur.torch.batches import batch_size, run
+from secateur.torch.batches import batch_size, part, run
 from secateur.torch.calibrate import evaluation_copy, undisturbed
 from secateur.torch.capture import Inputs
 from secateur.torch.products import Product, WatchProducts
@@ -83,12 +83,13 @@ def survey(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> Survey:
 
     Args:
         model: Runs once, as a copy in eval mode.
-        inputs: What it takes.
+        inputs: What it takes; the first sample is used.
         exclude: Name patterns of parameters or modules that stay dense.
 
     Raises:
         PlanError: A pattern names no parameter or module; or no weight is left.
     """
+    inputs, _ = part(inputs, None, 0, 1)
     copy, runs, found = evaluation_copy(model), Counter[Product](), Survey()
 
     def visit(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:

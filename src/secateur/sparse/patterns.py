@@ -208,5 +208,7 @@ class Block:
 
 def _all_but_lowest(scores: Tensor, counts: Sequence[int]) -> Tensor:
     """For each row, all but so many of its lowest scores; of equal ones the first go."""
-    ranks = scores.argsort(dim=1, stable=True).argsort(dim=1)
-    return ranks >= torch.tensor(list(counts), device=scores.device)[:, None]
+    order = scores.argsort(dim=1, stable=True)
+    ranks = torch.arange(scores.shape[1], device=scores.device)
+    kept = ranks >= torch.tensor(list(counts), device=scores.device)[:, None]
+    return torch.empty_like(kept).scatter_(1, order, kept)
