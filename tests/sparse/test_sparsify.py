@@ -249,3 +249,48 @@ def test_a_plan_fits_its_model_alone() -> None:
     for wrong in (nn.Linear(8, 9), nn.Sequential(nn.Linear(8, 8))):
         with pytest.raises(ModelError, match="the plan is for another model: 'weight' is"):
             result.plan.apply(wrong)
+
+
+class Own(nn.Module):
+    """Weights stored the other way round, cut into parts, and torch's own attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Parameter(torch.randn(16, 24))
+        self.both = nn.Parameter(torch.randn(32, 24))
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = self.both.chunk(2)
+        y = F.linear((x @ self.first).relu(), one) + F.linear((x @ self.first.neg()).relu(), two)
+        out: Tensor = self.attention(y, y, y, need_weights=False)[0]
+        return out
+
+
+def test_weights_are_found_however_a_model_holds_them() -> None:
+    torch.manual_seed(0)
+    model, data = Own().eval(), torch.randn(20, 6, 16)
+    result = sparsify(model, [data], pattern=NofM(2, 4))
+    stays = result.plan.stays
+    assert set(stays) == {
+        "both",
+        "attention.in_proj_weight",
+        "attention.out_proj.weight",
+    }  # something else reads `first`
+    for name in ("both", "attention.in_proj_weight", "attention.out_proj.weight"):
+        assert (stays[name].view(-1, 4).sum(1) == 2).all()
+    assert [layer.name for layer in result.report][:2] == ["both", "both[16:32]"]
+
+
+def test_a_weight_stored_the_other_way_round() -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(16, 24))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.weight
+
+    result = sparsify(Turned(), [torch.randn(64, 16)], pattern=NofM(2, 4))
+    assert (result.plan.stays["weight"].T.reshape(-1, 4).sum(1) == 2).all()
+    assert int((result.model.weight == 0).sum()) == 16 * 12

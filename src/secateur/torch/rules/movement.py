@@ -137,7 +137,7 @@ def repeat(recorder: Recorder, out: Tensor, input: Tensor, repeats: list[int], *
             recorder.size(times, dim)
         elif isinstance(dim, np.ndarray):
             dim = np.tile(dim, (1, times))
-        elif times > 1 and isinstance(dim, Fixed) and dim.order is None:
+        elif times > 1 and dim.order is None:
             dim = _copies(recorder, times, n, dim)
         dims.append(dim)
     return tuple(dims)
