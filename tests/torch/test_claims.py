@@ -281,3 +281,31 @@ def test_what_is_drawn_at_random_besides_the_units_does_not_hinder_a_proof() -> 
     model, x = Sampled(), torch.randn(2, 9, 6)
     plan = sc.trace(model, x).plan({"embed": range(5)})
     assert sc.verify(model, plan, x).zero_is_prune < 1e-12
+
+
+class Jittered(nn.Module):
+    """A router that is shaken in training mode, where alone one of its experts may be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.experts = nn.Linear(6, 4), nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
+        self.out = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.router(x)
+        if self.training:
+            logits = logits * 100 * torch.rand(4)
+        chosen = int(logits.sum((0, 1)).argmax())
+        out: Tensor = self.out(self.experts[chosen](x).relu())
+        return out
+
+
+def test_every_look_at_a_model_draws_the_same_numbers() -> None:
+    torch.manual_seed(0)
+    model, x = Jittered(), torch.randn(2, 5, 6)
+    looks = {tuple(axis.name for axis in sc.trace(model, x).axes) for _ in range(8)}
+    assert len(looks) == 1
+    state = torch.random.get_rng_state()
+    network = sc.trace(model, x)
+    assert sc.verify(model, network.plan({axis.name: range(3) for axis in network.axes}), x).operators > 0
+    assert torch.random.get_rng_state().equal(state)

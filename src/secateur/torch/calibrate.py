@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from secateur.errors import DataError
 from secateur.torch.attention import open_attention
 from secateur.torch.batches import Batches, run, take
+from secateur.torch.capture import same_numbers
 from secateur.torch.products import Product, WatchProducts
 from secateur.torch.replicate import replicate
 
@@ -153,8 +154,7 @@ def undisturbed() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with same_numbers():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

@@ -230,7 +230,7 @@ def _trial(model: nn.Module, inputs: Inputs, meta: bool, created: Created) -> Tr
     copy, _, moved, values = prepared(model, inputs, meta)
 
     def run(mode: Trial) -> None:
-        with torch.no_grad(), open_paths(), mode:
+        with same_numbers(), open_paths(), mode:
             created.add(pytree.tree_leaves(call(copy, moved)))
 
     return Trial(copy, run, values)
@@ -263,7 +263,7 @@ def _watch_training(model: nn.Module, inputs: Inputs, watch: "_Watch") -> None:
 
 def _run(model: nn.Module, inputs: Inputs, watch: "_Watch") -> Any:
     try:
-        with torch.no_grad(), open_paths(), watch, watch.whole or nullcontext(), watch.recorder.sizes:
+        with same_numbers(), open_paths(), watch, watch.whole or nullcontext(), watch.recorder.sizes:
             return call(model, inputs)
     except SecateurError:
         raise
@@ -316,6 +316,14 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if found is not None:
                 found.where = self.recorder.where()
         return out
+
+
+@contextmanager
+def same_numbers(seed: int = 0) -> Iterator[None]:
+    """No gradients, and the same random numbers every time: a model that draws some takes the same way through its code."""
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 @contextmanager

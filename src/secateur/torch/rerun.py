@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -12,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.axes import Integers, Network, Plan
 from secateur.axes.sizes import count_kept
 from secateur.errors import VerificationError
-from secateur.torch.capture import Inputs, call, open_paths, prepared
+from secateur.torch.capture import Inputs, call, open_paths, prepared, same_numbers
 from secateur.torch.leaks import Created
 from secateur.torch.operators import Operator, Recording, Shape, Step, WholeFunctions, operator_of, other_than
 from secateur.torch.places import line_of, running
@@ -61,7 +60,7 @@ def _compared(
     paths = {id(module): path for path, module in copy.named_modules()}
     compare = _Compare(recording, predicted, values, paths, created)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), open_paths(), compare, compare.whole:
+        with same_numbers(), open_paths(), compare, compare.whole:
             call(copy, moved)
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the same fault
         failure = f"does not run as the model does: {type(error).__name__}: {error} ({line_of(error)})"
@@ -77,7 +76,7 @@ def predicted_shapes(network: Network, recording: Recording, plan: Plan) -> list
     mask = np.zeros(network.unit_count, dtype=bool)
     kept = plan.kept
     for axis in network.axes:
-        mask[network.unit_range(axis.name)][kept[axis.name]] = True
+        mask[network.unit_range(axis.name)][kept.get(axis.name, slice(None))] = True
     count, known = count_kept(mask), dict[int, int]()
 
     def size(n: int, units: Integers | None) -> int:

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.axes import BRANCHES, Axis, Integers, Network, Plan
 from secateur.errors import SecateurError, VerificationError
 from secateur.torch.apply import compact, mask, state_of
-from secateur.torch.capture import Inputs, TracedNetwork, call, watched
+from secateur.torch.capture import Inputs, TracedNetwork, call, same_numbers, watched
 from secateur.torch.operators import Recording
 from secateur.torch.places import line_of
 from secateur.torch.replicate import replicate
@@ -280,8 +280,7 @@ class _Precision(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _run(model: nn.Module, inputs: Inputs, what: str, seed: int = 0) -> Any:
     """Run a copy in eval mode, so that what its code caches goes with it; a failure names the line of the code."""
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with same_numbers(seed):
             return call(replicate(model, lambda tensor: tensor.detach()).eval(), inputs)
     except Exception as error:
         raise VerificationError(f"{what} does not run: {type(error).__name__}: {error} ({line_of(error)})") from error
