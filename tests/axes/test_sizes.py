@@ -68,3 +68,9 @@ def test_an_equation_without_solution_is_refused() -> None:
 def test_an_undetermined_pair_keeps_its_values() -> None:
     use = SizeUse(Operation("*", HEADS, Attribute("attn", "other", None, 3)), UNITS, "a.py:1")
     assert set(follow([use], count_kept(keep(12))).values()) == {3, 4}
+
+
+@pytest.mark.parametrize("product", [Operation("*", 0, HEADS), Operation("*", HEADS, 0)])
+def test_nothing_times_an_attribute_says_nothing_of_it(product: Operation) -> None:
+    use = SizeUse(Operation("-", 12, product), UNITS, "a.py:1")
+    assert follow([use], count_kept(keep(12))) == {HEADS: 4}

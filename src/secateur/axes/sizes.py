@@ -227,7 +227,7 @@ def _assume_unchanged(attributes: set[Attribute], values: dict[Attribute, int]) 
 def invert(
     expression: Expression, need: int, values: Mapping[Attribute, int], count: Count
 ) -> tuple[Attribute, int] | None:
-    """Solve `expression == need` for its one unknown attribute."""
+    """Solve `expression == need` for its one unknown attribute; None where that says nothing of it."""
     if isinstance(expression, Attribute):
         return expression, need
     if not isinstance(expression, Operation):
@@ -237,9 +237,13 @@ def invert(
         if attributes_of(left) - values.keys():
             return None
         known = evaluate(left, values, count)
+        if symbol == "*" and known == 0:
+            return None
         inverse = {"+": need - known, "-": known - need, "*": need // (known or 1), "//": known // (need or 1)}
         return invert(right, inverse[symbol], values, count) if symbol in inverse else None
     known = evaluate(right, values, count)
+    if symbol == "*" and known == 0:
+        return None
     inverse = {"+": need - known, "-": need + known, "*": need // (known or 1), "//": need * known}
     return invert(left, inverse[symbol], values, count) if symbol in inverse else None
 
