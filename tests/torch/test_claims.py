@@ -309,3 +309,27 @@ def test_every_look_at_a_model_draws_the_same_numbers() -> None:
     network = sc.trace(model, x)
     assert sc.verify(model, network.plan({axis.name: range(3) for axis in network.axes}), x).operators > 0
     assert torch.random.get_rng_state().equal(state)
+
+
+class Caching(nn.Module):
+    """A model that keeps, outside its state, what it computes of a parameter in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.scale, self.out = nn.Linear(6, 8), nn.Parameter(torch.randn(8)), nn.Linear(8, 3)
+        self.cache: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if str(x.device) not in self.cache:
+            self.cache[str(x.device)] = self.scale.exp()
+        out: Tensor = self.out(self.embed(x) * self.cache[str(x.device)])
+        return out
+
+
+def test_a_proof_leaves_nothing_in_the_model_that_the_next_one_would_read() -> None:
+    model, x = Caching().eval(), torch.randn(4, 6)
+    network = sc.trace(model, x)
+    (axis,) = network.axes
+    plan = network.plan({axis.name: range(5)})
+    assert sc.verify(model, plan, x).zero_is_prune < 1e-12
+    assert not model.cache

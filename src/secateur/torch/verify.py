@@ -250,7 +250,7 @@ def _in_float64(model: nn.Module, inputs: Inputs) -> tuple[nn.Module, Inputs, to
     precision = _Precision()
     try:
         with torch.no_grad(), precision:
-            call(wide, wide_inputs)
+            call(replicate(wide, lambda tensor: tensor.detach()), wide_inputs)  # what it caches goes with the copy
     except RuntimeError:
         own = replicate(model, lambda tensor: tensor.detach().clone()).eval()
         dtypes = [t.dtype for t in model.parameters() if t.dtype in TOLERANCE] or [torch.float32]
