@@ -60,7 +60,7 @@ def report(records: Sequence[Record]) -> dict[str, Any]:
             "a fresh instance of the original class loads it and gives the same bits. With the others it equals the dense model "
             "with what went set to zero, in float64, which is found out without asking the tool.",
             "Not compared: where a norm or a softmax runs over what went, zero and gone are not the same. Such models count as "
-            "right. Wrong: it runs, and gives something else.",
+            "right. Wrong: it runs, and gives something else; with secateur, a proof then refuses the plan.",
             "The others are used as their documentation and examples do it: last layers kept, head counts handed over, sizes in "
             "attributes that the examples name brought up to date. The model's own code stays as it is.",
             "torch-kirigami is given one explicit plan. Its own choice of channels takes many times as long as the limit.",
