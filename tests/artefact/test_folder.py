@@ -511,7 +511,7 @@ def test_a_reformatted_manifest_is_not_altered(folder: Path) -> None:
     content = json.loads((folder / "secateur.json").read_text())
     (folder / "secateur.json").write_text(json.dumps(content, indent=2))
 
-    load(dense(seed=1), folder)
+    assert load(dense(seed=1), folder)(IMAGE).equal(load(dense(seed=2), folder)(IMAGE))
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -73,7 +73,7 @@ class OutlierWeighted:
         DataError: A field is out of range.
 
     Source:
-        L. Yin et al., "Outlier Weighed Layerwise Sparsity (OWL)", ICML 2024, equations 1 and 2, for each matrix by itself.
+        L. Yin et al., "Outlier Weighed Layerwise Sparsity (OWL)", ICML 2024, for each matrix by itself.
     """
 
     times: float = 5.0

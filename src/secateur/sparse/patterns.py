@@ -5,7 +5,6 @@ columns of one tap of the kernel lie side by side. It chooses by scores, higher 
 which it lies. All numbers are exact.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -14,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from secateur.errors import PlanError
-from secateur.sparse.counts import apportion
 
 
 class Pattern(Protocol):
@@ -99,9 +97,9 @@ class Unstructured:
     def choose(self, scores: Tensor, count: int) -> Tensor:
         """See `Pattern`. By row, each loses as many as the next, or one more."""
         if self.scope != "row":
-            return _all_but_lowest(scores.reshape(1, -1), [count]).view(scores.shape)
-        rows, columns = scores.shape
-        return _all_but_lowest(scores, apportion(count, [1] * rows, [columns] * rows))
+            return _all_but_lowest(scores.reshape(1, -1), count).view(scores.shape)
+        each, more = divmod(count, len(scores))
+        return _all_but_lowest(scores, each + (torch.arange(len(scores), device=scores.device) < more).long())
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +150,7 @@ class NofM:
     def choose(self, scores: Tensor, count: int) -> Tensor:  # noqa: ARG002 - as Pattern asks
         """See `Pattern`; the count follows from the pattern."""
         cells = scores.reshape(-1, self.m)
-        return _all_but_lowest(cells, [self.m - self.n] * len(cells)).view(scores.shape)
+        return _all_but_lowest(cells, self.m - self.n).view(scores.shape)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,14 +199,14 @@ class Block:
     def choose(self, scores: Tensor, count: int) -> Tensor:
         """See `Pattern`."""
         blocks = self.units(scores)
-        stays = _all_but_lowest(blocks.reshape(1, -1), [count]).view(blocks.shape)
+        stays = _all_but_lowest(blocks.reshape(1, -1), count).view(blocks.shape)
         whole = stays.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
         return whole[: scores.shape[0], : scores.shape[1]]
 
 
-def _all_but_lowest(scores: Tensor, counts: Sequence[int]) -> Tensor:
-    """For each row, all but so many of its lowest scores; of equal ones the first go."""
+def _all_but_lowest(scores: Tensor, counts: int | Tensor) -> Tensor:
+    """For each row, all but so many of its lowest scores, one number or one for each; of equal ones the first go."""
     order = scores.argsort(dim=1, stable=True)
     ranks = torch.arange(scores.shape[1], device=scores.device)
-    kept = ranks >= torch.tensor(list(counts), device=scores.device)[:, None]
-    return torch.empty_like(kept).scatter_(1, order, kept)
+    kept = (ranks >= torch.as_tensor(counts, device=scores.device).view(-1, 1)).expand(scores.shape)
+    return torch.empty(scores.shape, dtype=torch.bool, device=scores.device).scatter_(1, order, kept)

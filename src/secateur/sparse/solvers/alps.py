@@ -27,8 +27,8 @@ class ALPS:
         DataError: A field is out of range.
 
     Source:
-        X. Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large Language Models", NeurIPS 2024,
-        equations 4 and 5, with the schedule of its section 3.2.
+        X. Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large Language Models", NeurIPS 2024:
+        the alternating directions, and their schedule of penalties.
     """
 
     damping: float = 0.01

@@ -68,8 +68,8 @@ class RIA:
         [[1.25, 1.75]]
 
     Source:
-        Y. Zhang et al., "Plug-and-Play: An Efficient Post-training Pruning Method for Large Language Models", ICLR 2024,
-        equations 2 and 3.
+        Y. Zhang et al., "Plug-and-Play: An Efficient Post-training Pruning Method for Large Language Models", ICLR 2024:
+        relative importance and activations.
     """
 
     power: float = 0.5
