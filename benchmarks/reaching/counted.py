@@ -161,6 +161,8 @@ def trimmed(record: Record) -> dict[str, Any]:
     """A record as the result keeps it: all fields, None where a tool does not offer it, and the main frozen dims."""
     values = {name: record.get(name) for name in FIELDS}
     values |= {name: record[name] for name in MORE_FIELDS if record.get(name) is not None}
+    if values["reason"]:
+        values["reason"] = re.sub(r"/\S*/site-packages/", "", values["reason"])
     if "frozen" in values:
         values["frozen"] = values["frozen"][:MOST_FROZEN]
     return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in values.items()}
