@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from fractions import Fraction
 
+from secateur.allocate.budget import exact_share
 from secateur.errors import BudgetError
 
 
@@ -25,12 +26,13 @@ def share_of(sparsity: float | Fraction) -> Fraction:
     Raises:
         BudgetError: It is no number in [0, 1).
     """
+    wanted = f"a sparsity is the share that goes, at least 0 and below 1, such as 0.5; got {sparsity!r}"
     try:
-        share = sparsity if isinstance(sparsity, Fraction) else Fraction(str(float(sparsity)))
-    except (TypeError, ValueError):
-        share = Fraction(-1)
-    if not 0 <= share < 1 or isinstance(sparsity, bool):
-        raise BudgetError(f"a sparsity is the share that goes, at least 0 and below 1, such as 0.5; got {sparsity!r}")
+        share = exact_share("sparsity", sparsity, zero=True)
+    except BudgetError as error:
+        raise BudgetError(wanted) from error
+    if share == 1:
+        raise BudgetError(wanted)
     return share
 
 
