@@ -54,6 +54,7 @@ def names(library: str) -> list[str]:
 
 def families() -> Iterator[str]:
     """The smallest model of every module of timm, and of every family of torchvision; all of the others."""
+    allow_torchvision()
     import timm
 
     for module in timm.list_modules():
