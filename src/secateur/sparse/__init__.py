@@ -2,6 +2,7 @@
 
 from secateur.sparse import allocation, patterns, solvers
 from secateur.sparse.plan import WeightPlan
-from secateur.sparse.sparsify import LayerReport, SparseResult, sparsify
+from secateur.sparse.result import LayerReport, SparseResult
+from secateur.sparse.sparsify import sparsify
 
 __all__ = ["LayerReport", "SparseResult", "WeightPlan", "allocation", "patterns", "solvers", "sparsify"]

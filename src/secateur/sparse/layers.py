@@ -70,12 +70,14 @@ class Survey:
     Attributes:
         layers: The products whose weights can become sparse, in the order in which they run.
         repeated: Those that run several times.
-        bytes_per_sample: The most bytes of a sample that a product holds at once as input and output.
+        waiting: The most bytes of a sample that a product reads and writes.
+        working: The most bytes of a sample that any operator writes.
     """
 
     layers: list[Layer] = field(default_factory=list)
     repeated: set[Product] = field(default_factory=set)
-    bytes_per_sample: int = 0
+    waiting: int = 1
+    working: int = 1
 
 
 def survey(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> Survey:
@@ -95,12 +97,13 @@ def survey(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> Survey:
     def visit(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
         y = run()
         runs[product] += 1
-        found.bytes_per_sample = max(found.bytes_per_sample, (x.nbytes + y.nbytes) // batch_size(inputs))
+        found.waiting = max(found.waiting, (x.nbytes + y.nbytes) // batch_size(inputs))
         return y
 
     watch = WatchProducts(copy, visit)
     with undisturbed(), watch:
         run(copy, inputs)
+    found.working = max(found.waiting, watch.largest // batch_size(inputs))
     found.repeated = {product for product, times in runs.items() if times > 1}
     state, excluded = state_of(model), excluded_names(model, exclude)
     for product in runs:

@@ -1,32 +1,37 @@
 """The main job for single weights: score, choose, solve, layer by layer, on what each layer reads."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from functools import cache
+from functools import cache, partial
 from math import prod
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from secateur.errors import BudgetError, DataError, ModelError, PlanError
 from secateur.sparse.allocation import Allocation, Share, even
 from secateur.sparse.counts import apportion, count_of, share_of
-from secateur.sparse.layers import Layer, survey
+from secateur.sparse.journal import Entry, Journal, Masks, digest
+from secateur.sparse.layers import Layer, Survey, survey
 from secateur.sparse.patterns import Block, Pattern, Unstructured
 from secateur.sparse.plan import WeightPlan
 from secateur.sparse.problem import Problem, Solver, keep, output_error
+from secateur.sparse.result import LayerReport, SparseResult
 from secateur.sparse.solvers import Refit
 from secateur.torch import scores as criteria
 from secateur.torch.apply import state_of
-from secateur.torch.batches import Batches, batch_size, run, take
+from secateur.torch.batches import Batches, batch_size, part, real_rows, take
 from secateur.torch.calibrate import Calibrate, Moments, evaluation_copy, undisturbed
 from secateur.torch.capture import Inputs
-from secateur.torch.compensate.refit import joined
-from secateur.torch.products import Product, WatchProducts
+from secateur.torch.products import Product
 from secateur.torch.replicate import replicate
+from secateur.torch.side_by_side import side_by_side
 
 logger = logging.getLogger(__name__)
 
@@ -36,54 +41,11 @@ LEAST_ROWS = 4096
 LIVE = 3
 """About how many times the largest input and output of a layer are alive at once."""
 
+Progress = Callable[[str, int, int], None]
+"""Called with what was done last, how much is done and how much there is."""
+
 Sparsity = float | Fraction | Mapping[str, float | Fraction]
 """A share for all weights, or shares by name patterns, of which the last that fits counts; `"*"` is all of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerReport:
-    """What became of one weight.
-
-    Attributes:
-        name: The parameter, and which rows of it where it is a part.
-        shape: `(groups, out, in)`.
-        zeros: How many weights are zero.
-        error: E|(W - W') x|^2 / E|W x|^2 on the calibration data, undamped; None where it was not measured.
-    """
-
-    name: str
-    shape: tuple[int, int, int]
-    zeros: int
-    error: float | None
-
-    @property
-    def sparsity(self) -> float:
-        """The share of zeros."""
-        groups, out, columns = self.shape
-        return self.zeros / (groups * out * columns)
-
-
-@dataclass(frozen=True, slots=True)
-class SparseResult:
-    """What `sparsify` gives back.
-
-    Attributes:
-        model: A copy of the model with zeros; the caller's is untouched.
-        plan: Which weights stay.
-        report: What became of each weight, in the order in which they run.
-    """
-
-    model: nn.Module
-    plan: WeightPlan
-    report: tuple[LayerReport, ...]
-
-    def __str__(self) -> str:
-        head = f"{self.plan.sparsity:.1%} of {self.plan.total:,} weights are zero, in {len(self.report)} layers"
-        rows = [
-            f"  {layer.name:<44} {layer.sparsity:>6.1%}  {'' if layer.error is None else f'error {layer.error:.2e}'}"
-            for layer in self.report
-        ]
-        return "\n".join([head, *rows])
 
 
 def sparsify(
@@ -99,6 +61,8 @@ def sparsify(
     in_sequence: bool = True,
     samples: int = 128,
     memory: int = 4 << 30,
+    journal: Path | None = None,
+    progress: Progress | None = None,
 ) -> SparseResult:
     """Set weights to zero, and let the others make up for it.
 
@@ -116,13 +80,20 @@ def sparsify(
         exclude: Parameters or modules that stay dense, as name patterns.
         in_sequence: Solve each layer on what the model gives it in which the layers before are sparse already. Otherwise all are
             solved on what the dense model gives them.
-        samples: How many samples to use, > 0.
-        memory: About how many bytes the activations of one run may take, in sequence.
+        samples: How many samples to use, > 0. In sequence fewer are used where the memory is too small for what they all read;
+            the result says how many.
+        memory: About how many bytes of activations may be kept, in sequence; half of them while layers wait for each other, half
+            while operators work.
+        journal: A folder that gets each weight as soon as it is solved. A job that was killed goes on where it stopped when it
+            is started again as it was, and comes to the same bytes. The weights of the result are then mapped from these files,
+            those that did not change are the model's own, and one layer with its Gram matrix is in memory at a time.
+        progress: Called as `progress(layer, done, total)` after each layer.
 
     Returns:
         The sparse model with its plan and a report.
 
     Raises:
+        ArtefactError: The journal has the work of another job, or is damaged.
         BudgetError: A sparsity is missing, out of range, or not the pattern's.
         DataError: There are no data, they do not fit the model, or activations are not finite; names the layer.
         ModelError: Weights are not finite.
@@ -140,19 +111,65 @@ def sparsify(
     solvers = _listed(Refit() if solver is None else solver)
     pieces = [inputs for inputs, _ in take(batches, samples)]
     _check_weights(model)
-    small = replicate(model, lambda tensor: tensor.detach().clone())
+    small = replicate(model, _shared)
     found = survey(small, pieces[0], exclude)
     layers = found.layers
     _check_fit(layers, pattern)
     counts = _counts(
         layers, pattern, sparsity, allocation, cache(lambda: _scores(small, layers, score, pieces, pattern))
     )
-    job = _Job(small, {layer.product: layer for layer in layers}, counts, pattern, score, solvers)
     if in_sequence:
-        inputs = joined(pieces, at_most=max(1, memory // (LIVE * max(found.bytes_per_sample, 1))))
-        job.in_sequence(inputs, found.repeated)
+        pieces = _affordable(pieces, found, memory)
+    method = _Method(pattern, score, solvers)
+    book = None if journal is None else Journal(journal, _identity(method, counts, pieces, in_sequence=in_sequence))
+    job = _Job(small, layers, counts, method, book, progress)
+    if in_sequence:
+        job.in_sequence(pieces, found.repeated)
     job.from_moments(pieces)
-    return job.result(layers)
+    return job.result(sum(map(batch_size, pieces)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """What is done with each matrix: choose by score and pattern, then solve."""
+
+    pattern: Pattern
+    score: criteria.WeightScore
+    solvers: Sequence[Solver]
+
+    @property
+    def needs_gram(self) -> bool:
+        """Whether there is more to do than to choose."""
+        return any(solver is not keep for solver in self.solvers)
+
+    def __call__(
+        self, dense: Tensor, power: Tensor, gram: Tensor | None, counts: Sequence[int]
+    ) -> tuple[Tensor, Tensor, float | None]:
+        """Make matrices sparse.
+
+        Args:
+            dense: `[groups, out, in]`.
+            power: E[x^2], `[groups, in]`.
+            gram: E[x x^T], `[groups, in, in]`, or None.
+            counts: How many units go of each group.
+
+        Returns:
+            The sparse matrices, what stays of them, and the relative error where there is a Gram matrix.
+        """
+        weights, masks, lost, whole = [], [], 0.0, 0.0
+        for g, count in enumerate(counts):
+            stays = self.pattern.choose(scored(self.score, dense[g], power[g], self.pattern), count)
+            weight = dense[g] * stays
+            if gram is not None:
+                for solver in self.solvers:
+                    found = solver(Problem(dense[g], gram[g], self.pattern, count, stays))
+                    weight, stays = found.weight, found.stays
+                lost += float(output_error(weight, dense[g], gram[g]).sum())
+                whole += float(output_error(torch.zeros_like(weight), dense[g], gram[g]).sum())
+            weights.append(weight)
+            masks.append(stays)
+        error = None if gram is None else lost / whole if whole > 0 else 0.0
+        return torch.stack(weights), torch.stack(masks), error
 
 
 class _Job:
@@ -161,87 +178,142 @@ class _Job:
     def __init__(
         self,
         model: nn.Module,
-        todo: dict[Product, Layer],
+        layers: Sequence[Layer],
         counts: Mapping[Product, list[int]],
-        pattern: Pattern,
-        score: criteria.WeightScore,
-        solvers: Sequence[Solver],
+        method: _Method,
+        journal: Journal | None,
+        progress: Progress | None,
     ) -> None:
-        self.model, self.todo, self.counts = model, todo, counts
-        self.pattern, self.score, self.solvers = pattern, score, solvers
-        self.state = state_of(model)
-        self.stays = {
-            layer.product.tensor: torch.ones_like(self.state[layer.product.tensor], dtype=torch.bool)
-            for layer in todo.values()
-        }
-        self.reports: dict[Product, LayerReport] = {}
-        self.needs_gram = any(solver is not keep for solver in solvers)
+        self.model, self.layers, self.counts, self.method = model, layers, counts, method
+        self.journal, self.progress = journal, progress
+        self.running = evaluation_copy(model)
+        self.todo = {layer.product: layer for layer in layers}
+        self.dense = {name: tensor.detach() for name, tensor in state_of(model).items()}
+        self.entries: dict[str, Entry] = {}
+        self.reports: dict[str, LayerReport] = {}
 
-    def in_sequence(self, inputs: Inputs, repeated: Collection[Product]) -> None:
+    def in_sequence(self, pieces: Sequence[Inputs], repeated: Collection[Product]) -> None:
         """One run, in which each layer becomes sparse when it is its turn; those that run several times are left."""
 
-        def solve(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
-            if product in self.todo and product not in repeated:
-                layer = self.todo.pop(product)
-                self._solve(layer, *self._moments(layer, x))
-            return run()
+        def change(product: Product, read: Mapping[int, Tensor]) -> Tensor:
+            layer = self.todo.pop(product)
+            return self._settled(
+                layer, lambda: self._moments(layer, [real_rows(pieces[number], x) for number, x in read.items()])
+            )
 
-        copy = evaluation_copy(self.model)
-        with undisturbed(), WatchProducts(copy, solve):
-            run(copy, inputs)
+        with undisturbed():
+            side_by_side(self.running, pieces, [product for product in self.todo if product not in repeated], change)
 
     def from_moments(self, pieces: Sequence[Inputs]) -> None:
         """All layers that are left, on what the model as it is now gives them."""
         if not self.todo:
             return
-        calibrate = Calibrate(samples=sum(map(batch_size, pieces)), gram=self.needs_gram)
+        calibrate = Calibrate(samples=sum(map(batch_size, pieces)), gram=self.method.needs_gram)
         tensors = {product.tensor for product in self.todo}
-        for moments in calibrate(self.model, [(piece, None) for piece in pieces], tensors):
+        for moments in calibrate(self.running, [(piece, None) for piece in pieces], tensors):
             layer = self.todo.pop(moments.product, None)
             if layer is not None:
-                self._solve(layer, *_ordered(layer, moments))
+                self._settled(layer, partial(_ordered, layer, moments))
 
-    def result(self, layers: Sequence[Layer]) -> SparseResult:
+    def result(self, samples: int) -> SparseResult:
         """What became of the model."""
-        plan = WeightPlan(self.stays)
-        plan.apply(self.model)
-        return SparseResult(self.model, plan, tuple(self.reports[layer.product] for layer in layers))
+        names = list(dict.fromkeys(layer.product.tensor for layer in self.layers))
+        if self.journal is None:
+            masks: Mapping[str, Tensor] = {name: self.entries[name].stays for name in names}
+            for name, tensor in state_of(self.model).items():
+                if name not in masks and isinstance(tensor, nn.Parameter):
+                    tensor.data = tensor.detach().clone()
+        else:
+            masks = Masks(self.journal, names)
+        reports = tuple(self.reports[layer.name] for layer in self.layers)
+        return SparseResult(self.model, WeightPlan(masks), reports, samples)
 
-    def _moments(self, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _moments(self, layer: Layer, read: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """E[x^2] and E[x x^T] of what a layer reads: `[groups, in]`, `[groups, in, in]`."""
-        at_most = None if layer.product.window is None else max(LEAST_ROWS, WINDOWS * layer.shape[2])
-        rows = layer.read(x, at_most)
-        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        if not torch.isfinite(rows).all():
-            raise DataError(f"{layer.name!r} reads values that are not finite; look at the data and the weights")
-        gram = rows.mT @ rows / rows.shape[1] if self.needs_gram else None
-        power = rows.square().mean(1) if gram is None else gram.diagonal(dim1=1, dim2=2)
-        return power, gram
+        at_most = None if layer.product.window is None else max(LEAST_ROWS, WINDOWS * layer.shape[2]) // len(read) + 1
+        total, count = None, 0
+        for x in read:
+            rows = layer.read(x, at_most)
+            rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+            if not torch.isfinite(rows).all():
+                raise DataError(f"{layer.name!r} reads values that are not finite; look at the data and the weights")
+            more = rows.mT @ rows if self.method.needs_gram else rows.square().sum(1)
+            total = more if total is None else total.add_(more)
+            count += rows.shape[1]
+        if total is None or not count:
+            raise DataError(f"{layer.name!r} reads nothing: all of the data is padding")
+        total /= count
+        return (total.diagonal(dim1=1, dim2=2), total) if self.method.needs_gram else (total, None)
 
-    def _solve(self, layer: Layer, power: Tensor, gram: Tensor | None) -> None:
-        parameter = self.state[layer.product.tensor]
+    def _settled(self, layer: Layer, moments: Callable[[], tuple[Tensor, Tensor | None]]) -> Tensor:
+        """Make a layer sparse, or look up what became of it in an earlier run; gives the parameter."""
+        name = layer.product.tensor
+        entry = self.entries.get(name)
+        if entry is None and self.journal is not None:
+            entry = self.journal.find(name, self.dense[name])
+        if entry is None or layer.name not in {report.name for report in entry.reports}:
+            entry = self._solved(layer, entry, *moments())
+            if self.journal is not None:
+                entry = self.journal.add(name, self.dense[name], entry)
+        if self.journal is None:
+            self.entries[name] = entry
+        self.reports.update((report.name, report) for report in entry.reports)
+        for model in (self.model, self.running):
+            parameter = model.get_parameter(name)
+            parameter.data = entry.weight.to(parameter.device)
+        if self.progress is not None:
+            self.progress(layer.name, len(self.layers) - len(self.todo), len(self.layers))
+        return parameter
+
+    def _solved(self, layer: Layer, entry: Entry | None, power: Tensor, gram: Tensor | None) -> Entry:
+        """Make a layer sparse in what is known of its parameter."""
+        dense = self.dense[layer.product.tensor]
         kind = power.dtype
-        dense = layer.matrices(parameter.detach()).to(kind)
-        weights, masks, lost, whole = [], [], 0.0, 0.0
-        for g, count in enumerate(self.counts[layer.product]):
-            scores = scored(self.score, dense[g], power[g], self.pattern)
-            weight, stays = dense[g], self.pattern.choose(scores, count)
-            if gram is None:
-                weight = weight * stays
-            else:
-                for solver in self.solvers:
-                    found = solver(Problem(dense[g], gram[g], self.pattern, count, stays))
-                    weight, stays = found.weight, found.stays
-                lost += float(output_error(weight, dense[g], gram[g]).sum())
-                whole += float(output_error(torch.zeros_like(weight), dense[g], gram[g]).sum())
-            weights.append(weight)
-            masks.append(stays)
-        layer.put(torch.stack(weights), parameter)
-        kept = torch.stack(masks)
-        layer.put(kept, self.stays[layer.product.tensor])
-        error = None if gram is None else lost / whole if whole > 0 else 0.0
-        self.reports[layer.product] = LayerReport(layer.name, layer.shape, int((~kept).sum()), error)
+        weights, kept, error = self.method(layer.matrices(dense).to(kind), power, gram, self.counts[layer.product])
+        weight, stays = (
+            (dense.clone(), torch.ones_like(dense, dtype=torch.bool)) if entry is None else (entry.weight, entry.stays)
+        )
+        layer.put(weights, weight)
+        layer.put(kept, stays)
+        report = LayerReport(layer.name, layer.shape, int((~kept).sum()), error)
         logger.info("%s: %s", layer.name, "solved" if error is None else f"relative error {error:.2e}")
+        return Entry(weight, stays, (*(() if entry is None else entry.reports), report))
+
+
+def _shared(tensor: Tensor) -> Tensor:
+    """Parameters as they are, until they change; copies of all others."""
+    return tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
+
+
+def _affordable(pieces: Sequence[Inputs], found: Survey, memory: int) -> list[Inputs]:
+    """As many samples as the memory is enough for, in pieces that are small enough to work on."""
+    most, step = (max(1, memory // (2 * LIVE * size)) for size in (found.waiting, found.working))
+    taken, left = [], most
+    for piece in pieces:
+        for start in range(0, min(batch_size(piece), left), step):
+            taken.append(part(piece, None, start, min(start + step, batch_size(piece), start + left))[0])
+            left -= batch_size(taken[-1])
+    if left <= 0:
+        logger.info("%d samples are used; for more, the memory would have to be larger", most)
+    return taken
+
+
+def _identity(
+    method: _Method, counts: Mapping[Product, list[int]], pieces: Sequence[Inputs], *, in_sequence: bool
+) -> dict[str, str]:
+    """All that decides what becomes of a model's weights, besides these."""
+    data = hashlib.sha256()
+    for leaf in pytree.tree_leaves(list(pieces)):
+        data.update((digest(leaf) if isinstance(leaf, Tensor) else repr(leaf)).encode())
+    return {
+        "pattern": repr(method.pattern),
+        "score": repr(method.score),
+        "solver": ", ".join(getattr(solver, "__qualname__", None) or repr(solver) for solver in method.solvers),
+        "in sequence": str(in_sequence),
+        "what goes": hashlib.sha256(repr(list(counts.values())).encode()).hexdigest(),
+        "data": data.hexdigest(),
+        "torch": torch.__version__,
+    }
 
 
 def scored(score: criteria.WeightScore, weight: Tensor, power: Tensor | None, pattern: Pattern) -> Tensor:

@@ -137,6 +137,23 @@ def part(inputs: Inputs, targets: Any, start: int, stop: int) -> tuple[Inputs, A
     return taken
 
 
+def real_rows(inputs: Inputs, rows: Tensor) -> Tensor:
+    """The rows that stand for tokens, without those of padding.
+
+    Args:
+        inputs: Keyword arguments with an `attention_mask` `[batch, length]`, 0 where there is padding; or any others.
+        rows: What a linear layer reads or writes for them, `[batch x length, features]`; others go through as they are.
+
+    Example:
+        >>> real_rows({"attention_mask": torch.tensor([[1, 0]])}, torch.tensor([[3.0], [4.0]])).tolist()
+        [[3.0]]
+    """
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or rows.ndim != 2 or len(rows) != mask.numel():
+        return rows
+    return rows[mask.flatten().to(rows.device) != 0]
+
+
 def _check_targets(targets: Any, size: int, step: int) -> None:
     """Refuse targets that would go as they are with each part of a batch: a list of boxes, say."""
     if not any(_counts(leaf, size) for leaf in pytree.tree_leaves(targets)):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from secateur.errors import DataError
 from secateur.torch.attention import open_attention
-from secateur.torch.batches import Batches, run, take
-from secateur.torch.capture import same_numbers
+from secateur.torch.batches import Batches, real_rows, run, take
+from secateur.torch.capture import Inputs, same_numbers
 from secateur.torch.products import Product, WatchProducts
 from secateur.torch.replicate import replicate
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Moments:
-    """Means over the rows that a product read; a row is a token, or a window of an image. Mergeable, so made in any parts.
+    """Means over the rows that a product read: tokens but for padding, or windows of an image. Mergeable, so made in any parts.
 
     Attributes:
         product: Whose input it is.
@@ -102,16 +102,16 @@ class Calibrate:
             one entry.
         """
         found: dict[Product, Moments] = {}
-
-        def visit(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
-            y = run()
-            if tensors is None or product.tensor in tensors:
-                seen = self._moments(product, x, y)
-                found[product] = found[product].merged(seen) if product in found else seen
-            return y
-
         copy = evaluation_copy(model)
         for inputs, _ in take(batches, self.samples):
+
+            def visit(product: Product, x: Tensor, run: Callable[[], Tensor], inputs: Inputs = inputs) -> Tensor:
+                y = run()
+                if tensors is None or product.tensor in tensors:
+                    seen = self._moments(product, real_rows(inputs, x), real_rows(inputs, y))
+                    found[product] = found[product].merged(seen) if product in found else seen
+                return y
+
             with undisturbed(), WatchProducts(copy, visit):
                 run(copy, inputs)
         for moments in found.values() if self.gram else ():

@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.torch.windows import Window, pixels, spread
 
 _aten = torch.ops.aten
+_WEIGHT = {_aten.mm.default: 1, _aten.addmm.default: 2, _aten.convolution.default: 1}
+"""The operators that are products, and which of their arguments the weight is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,13 @@ class Product:
         taps = _flipped(weight).transpose(0, 1) if self.window.transposed else weight
         return taps.reshape(self.groups, taps.shape[0] // self.groups, -1)
 
+    def operand(self, weight: Tensor) -> Tensor:
+        """The weight as the operator takes it: `[in, out]` of a linear layer, and as it is of a convolution."""
+        if self.window is not None:
+            return weight
+        part = weight.narrow(self.out_dim, self.start, self.size)
+        return part.T if self.in_dim == 1 else part
+
     def put(self, matrix: Tensor, weight: Tensor) -> None:
         """Write matrices `[groups, out, features]` into the weight, in place: the inverse of `matrix`."""
         with torch.no_grad():
@@ -82,13 +91,14 @@ class Product:
 class Visit(Protocol):
     """What to do when a product comes by."""
 
-    def __call__(self, product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, product: Product, x: Tensor, run: Callable[..., Tensor]) -> Tensor:
         """Look at the product's input, run it, and give back its output.
 
         Args:
             product: Which product it is.
             x: Its input: `[rows, in]` of a linear layer, `[batch, channels, ...]` of a convolution.
-            run: Computes the output, `[rows, out]` or `[batch, out, ...]`.
+            run: Computes the output, `[rows, out]` or `[batch, out, ...]`; with another tensor in the parameter's place, where
+                one is given.
 
         Returns:
             The output.
@@ -105,6 +115,7 @@ class WatchProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Attributes:
         others: The parameters that other operators used.
+        largest: The most bytes that an operator wrote.
     """
 
     def __init__(self, model: nn.Module, visit: Visit) -> None:
@@ -112,6 +123,7 @@ class WatchProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._visit = visit
         self.others: set[str] = set()
+        self.largest = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = None if kwargs else self._found(func, args)
@@ -121,9 +133,19 @@ class WatchProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.others.update(
                     name for x in leaves if isinstance(x, Tensor) and (name := self._name(x)) is not None
                 )
-            return func(*args, **(kwargs or {}))
+            y = func(*args, **(kwargs or {}))
+            if isinstance(y, Tensor) and not func.is_view:
+                self.largest = max(self.largest, y.nbytes)
+            return y
         product, x = found
-        return self._visit(product, x, lambda: func(*args))
+
+        def run(weight: Tensor | None = None) -> Tensor:
+            if weight is None:
+                return func(*args)  # type: ignore[no-any-return]
+            place = _WEIGHT[func]
+            return func(*args[:place], product.operand(weight), *args[place + 1 :])  # type: ignore[no-any-return]
+
+        return self._visit(product, x, run)
 
     def _found(self, func: Any, args: Any) -> tuple[Product, Tensor] | None:
         match func:
