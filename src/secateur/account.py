@@ -110,7 +110,7 @@ def record(
         frozen=_frozen(network),
         latency=latency,
         proofs=_proofs(proof),
-        reproduction=Reproduction(seed=run.seed, versions=_versions(), machine=_machine()),
+        reproduction=Reproduction(seed=run.seed, versions=versions(), machine=machine()),
         notes=_notes(network, plan),
     )
 
@@ -219,7 +219,8 @@ def _notes(network: TracedNetwork, plan: Plan) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The version of each library that a run depends on."""
     return {"python": platform.python_version(), **{name: _version(name) for name in ("secateur", "torch", "numpy")}}
 
 
@@ -230,7 +231,8 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _machine() -> Machine:
+def machine() -> Machine:
+    """What this runs on."""
     return Machine(cpu=_cpu(), threads=torch.get_num_threads(), system=f"{platform.system()} {platform.machine()}")
 
 

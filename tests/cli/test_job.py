@@ -88,11 +88,10 @@ def test_what_does_not_belong_is_refused(text: str, message: str) -> None:
 
 
 def test_all_faults_are_named_at_once() -> None:
-    with pytest.raises(
-        JobError,
-        match=r"'output' is missing.*no key 'sed'.*no key 'budget.mac'|no key 'budget.mac'.*'output' is missing.*no key 'sed'",
-    ):
+    with pytest.raises(JobError) as refused:
         parse_job('model = "x"\nsed = 1\n[budget]\nmac = 0.5', "my.toml")
+    for fault in ("'output' is missing", "no key 'sed'", "no key 'budget.mac'"):
+        assert fault in str(refused.value)
 
 
 def test_what_is_no_toml_names_the_line() -> None:

@@ -67,7 +67,7 @@ def test_a_record_cut_short_is_refused(record: RunRecord, length: int) -> None:
         ({"unheard_of": 1}, "unheard_of"),
         ({"rows": [{"name": "MACs"}]}, r"rows\.0\.unit"),
         ({"axes": [{"name": "fc", "size": 4, "kept": [1, 0]}]}, "'fc'.*ascending"),
-        ({"format": 2}, "format 2.*newer"),
+        ({"format": 3}, "format 3.*newer"),
     ],
 )
 def test_a_record_with_a_wrong_field_is_refused_by_its_name(

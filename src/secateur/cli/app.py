@@ -15,11 +15,12 @@ from secateur.cli.bench import compare, load_subject
 from secateur.cli.demonstration import run_demo
 from secateur.cli.exits import reported, table_of_codes
 from secateur.cli.inspection import Inspection
-from secateur.cli.job import read_job
+from secateur.cli.job import read_job, read_sparse_job
 from secateur.cli.models import load_model
 from secateur.cli.page import Page
 from secateur.cli.progress import Stages
 from secateur.cli.run import run_job
+from secateur.cli.sparse_run import run_sparse_job
 from secateur.report import RECORD, RunRecord, write
 from secateur.torch import trace
 from secateur.torch.graph import in_form
@@ -28,7 +29,9 @@ MODEL = "module:factory, path/file.py:factory, timm/NAME, torchvision/NAME or hf
 PIPED_WIDTH = 120
 """Columns of the output where no terminal says how many there are."""
 
-EXAMPLE = files("secateur.cli").joinpath("example.toml").read_text(encoding="utf-8")
+EXAMPLE, SPARSE_EXAMPLE = (
+    files("secateur.cli").joinpath(name).read_text(encoding="utf-8") for name in ("example.toml", "sparse.toml")
+)
 
 HELP = f"""Prune trained PyTorch models: smaller, faster, and proved right.
 
@@ -45,6 +48,13 @@ HELP_PRUNE = f"""Prune a model as a job file says.
 Only model, output and one share of the budget are required. A complete job file:
 
 {EXAMPLE}"""
+
+HELP_SPARSIFY = f"""Set weights of a language model to zero as a job file says, layer by layer.
+
+Needs the library transformers. Weights stay on the disk, but for those of one layer. A job that was killed goes on where it
+stopped. Only model, calibrate and output are required, and a sparsity where the pattern has none. A complete job file:
+
+{SPARSE_EXAMPLE}"""
 
 HELP_BENCH = f"""Measure two models in turns, on the inputs of the first.
 
@@ -125,6 +135,16 @@ def prune(
 ) -> None:
     """`secateur prune`."""
     _run(lambda stages: run_job(read_job(job), stages), as_json, debug)
+
+
+@app.command(help=escape(HELP_SPARSIFY))
+def sparsify(
+    job: Annotated[Path, typer.Argument(metavar="JOB.toml", help="The job file.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """`secateur sparsify`."""
+    _run(lambda stages: run_sparse_job(read_sparse_job(job), stages), as_json, debug)
 
 
 @app.command(help=escape(HELP_BENCH))

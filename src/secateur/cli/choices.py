@@ -28,6 +28,31 @@ NAMES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "global": sc.allocate.Global,
         "uniform": sc.allocate.Uniform,
     },
+    "weight score": {
+        "wanda": sc.scores.Wanda,
+        "ria": sc.scores.RIA,
+        "lamp": sc.scores.LAMP,
+        "magnitude": sc.scores.Magnitude,
+        "random": sc.scores.Random,
+    },
+    "pattern": {
+        "unstructured": sc.patterns.Unstructured,
+        "n-of-m": sc.patterns.NofM,
+        "block": sc.patterns.Block,
+    },
+    "solver": {
+        "keep": lambda: sc.solvers.keep,
+        "refit": sc.solvers.Refit,
+        "sparsegpt": sc.solvers.SparseGPT,
+        "swaps": sc.solvers.Swaps,
+        "alps": sc.solvers.ALPS,
+        "exact-obs": sc.solvers.ExactOBS,
+    },
+    "weight allocation": {
+        "even": lambda: sc.sparse.allocation.even,
+        "erdos-renyi": lambda: sc.sparse.allocation.erdos_renyi,
+        "outlier-weighted": sc.sparse.allocation.OutlierWeighted,
+    },
     "normalise": {
         "unchanged": normalise.unchanged,
         "mean": normalise.mean,

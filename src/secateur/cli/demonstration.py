@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from secateur.cli.job import JobFile, read_job
+from secateur.cli.job import Job, JobFile, read_job
 from secateur.cli.output import JOB, STAMP, refuse_foreign
 from secateur.cli.progress import Stages
 from secateur.cli.run import Outcome, run_job
@@ -44,7 +44,7 @@ def run_demo(folder: Path, stages: Stages) -> Outcome:
     return outcome
 
 
-def _written_job(folder: Path) -> JobFile:
+def _written_job(folder: Path) -> JobFile[Job]:
     text = files("secateur.demo").joinpath(JOB).read_text(encoding="utf-8")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
-"""A job file: what to prune, on what, how far and how, as TOML; checked before anything is loaded."""
+"""Job files: what to prune or to make sparse, on what, how far and how, as TOML; checked before anything is loaded."""
 
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -72,12 +72,34 @@ def _named(value: object) -> object:
 Named = Annotated[Choice, BeforeValidator(_named)]
 
 
-class Job(_Table):
-    """The whole file. What is left out has the default that `secateur.prune` has."""
+Several = Annotated[
+    tuple[Named, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str | dict) else value)
+]
+
+
+class Work(_Table):
+    """What every job says.
+
+    Attributes:
+        command: What does the job.
+        model: What it is about.
+        output: Where the result goes.
+        relative_to: What paths are relative to, seen from the file.
+    """
+
+    command: ClassVar[str]
 
     model: str
-    budget: Shares
     output: str
+    relative_to: str = "."
+
+
+class Job(Work):
+    """A job of `secateur prune`. What is left out has the default that `secateur.prune` has."""
+
+    command = "secateur prune"
+
+    budget: Shares
     weights: str | None = None
     inputs: tuple[str, ...] = Field(default=(), strict=False)
     data: str | None = None
@@ -93,11 +115,33 @@ class Job(_Table):
     measure: bool = True
     device: str = "cpu"
     seed: int = 0
-    relative_to: str = "."
+
+
+class SparseJob(Work):
+    """A job of `secateur sparsify`. What is left out has the default that `secateur.sparsify` has."""
+
+    command = "secateur sparsify"
+
+    calibrate: str
+    evaluate: str | None = None
+    sparsity: float | dict[str, float] | None = None
+    pattern: Named = Choice(name="unstructured")
+    score: Named = Choice(name="wanda")
+    solver: Several = Field(default=(Choice(name="refit"),), strict=False)
+    allocation: Named = Choice(name="even")
+    exclude: tuple[str, ...] | None = Field(default=None, strict=False)
+    in_sequence: bool = True
+    length: int = Field(default=512, ge=2)
+    samples: int = Field(default=128, ge=1)
+    evaluate_samples: int = Field(default=64, ge=1)
+    memory: float = Field(default=4.0, gt=0)
+
+
+JobKind = TypeVar("JobKind", bound=Work)
 
 
 @dataclass(frozen=True, slots=True)
-class JobFile:
+class JobFile(Generic[JobKind]):
     """A job, and the file that it was read from.
 
     Attributes:
@@ -106,7 +150,7 @@ class JobFile:
         text: All of it.
     """
 
-    job: Job
+    job: JobKind
     path: Path
     text: str
 
@@ -121,23 +165,26 @@ class JobFile:
         return self.folder / self.job.output
 
 
-def read_job(path: Path) -> JobFile:
-    """Read a job file.
+def read_job(path: Path) -> JobFile[Job]:
+    """Read a job of `secateur prune`.
 
     Raises:
         JobError: It cannot be read, is not TOML, or has a key or value that does not belong there. All such are named.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise JobError(f"there is no job file {path}; secateur prune --help shows what one looks like") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"the job file {path} cannot be read: {error}") from error
-    return JobFile(parse_job(text, str(path)), path, text)
+    return _read(path, Job)
+
+
+def read_sparse_job(path: Path) -> JobFile[SparseJob]:
+    """Read a job of `secateur sparsify`.
+
+    Raises:
+        JobError: As for `read_job`.
+    """
+    return _read(path, SparseJob)
 
 
 def parse_job(text: str, name: str) -> Job:
-    r"""Understand the text of a job file.
+    r"""Understand the text of a job of `secateur prune`.
 
     Args:
         text: TOML.
@@ -150,21 +197,35 @@ def parse_job(text: str, name: str) -> Job:
         >>> parse_job('model = "net.py:build"\noutput = "out"\n[budget]\nmacs = 0.5', "job.toml").budget.macs
         0.5
     """
+    return _parsed(text, name, Job)
+
+
+def _read(path: Path, kind: type[JobKind]) -> JobFile[JobKind]:
     try:
-        return Job.model_validate(tomllib.loads(text))
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise JobError(f"there is no job file {path}; {kind.command} --help shows what one looks like") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise JobError(f"the job file {path} cannot be read: {error}") from error
+    return JobFile(_parsed(text, str(path), kind), path, text)
+
+
+def _parsed(text: str, name: str, kind: type[JobKind]) -> JobKind:
+    try:
+        return kind.model_validate(tomllib.loads(text))
     except tomllib.TOMLDecodeError as error:
-        raise JobError(f"{name} is not TOML: {error}; secateur prune --help shows a job file") from error
+        raise JobError(f"{name} is not TOML: {error}; {kind.command} --help shows a job file") from error
     except ValidationError as error:
-        raise JobError(f"{name}: {'; '.join(_complaints(error))}") from None
+        raise JobError(f"{name}: {'; '.join(dict.fromkeys(_complaints(error, kind)))}") from None
 
 
-def _complaints(error: ValidationError) -> Iterator[str]:
+def _complaints(error: ValidationError, kind: type[BaseModel]) -> Iterator[str]:
     for detail in error.errors(include_url=False):
         path = [str(part) for part in detail["loc"]]
         key = ".".join(part for part in path if part not in VARIANTS)
         if detail["type"] == "extra_forbidden":
-            misplaced = len(path) > 1 and path[-1] in Job.model_fields
-            hint = "; it belongs above the first [table]" if misplaced else nearest(path[-1], _known(path[:-1]))
+            misplaced = len(path) > 1 and path[-1] in kind.model_fields
+            hint = "; it belongs above the first [table]" if misplaced else nearest(path[-1], _known(kind, path[:-1]))
             yield f"there is no key {key!r}{hint}"
         elif detail["type"] == "missing":
             yield f"the key {key!r} is missing"
@@ -172,7 +233,7 @@ def _complaints(error: ValidationError) -> Iterator[str]:
             yield f"{key} = {detail['input']!r}: {_wanted(detail)}"
 
 
-VARIANTS = ("Distillation", "Choice")
+VARIANTS = ("Distillation", "Choice", "float", "dict[str,float]")
 """Parts of a place that name a type, not a key."""
 
 WORDS = {
@@ -191,10 +252,18 @@ def _wanted(detail: ErrorDetails) -> str:
     return message.replace("a valid ", "a ")
 
 
-def _known(path: list[str]) -> list[str]:
+def _known(kind: type[BaseModel], path: list[str]) -> list[str]:
     """The keys that are allowed in the table at this place."""
-    tables: dict[tuple[str, ...], type[BaseModel]] = {
-        (): Job, ("budget",): Shares, ("recovery",): Recovery, ("recovery", "distillation"): Distillation,
-    }  # fmt: skip
-    table = tables.get(tuple(part for part in path if part not in VARIANTS))
-    return list(table.model_fields) if table else []
+    table: type[BaseModel] | None = kind
+    for part in (part for part in path if part not in VARIANTS):
+        field = table.model_fields.get(part) if table is not None else None
+        table = next(_tables(field.annotation), None) if field is not None else None
+    return list(table.model_fields) if table is not None else []
+
+
+def _tables(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The tables that a value of this type may be."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _tables(inner)

@@ -25,11 +25,11 @@ def timm(name: str, folder: Path, *, known: bool) -> tuple[nn.Module, Inputs | N
         folder: Of no use here.
         known: Whether the inputs are known already.
     """
-    library, names = _library("timm"), _library("timm").list_models()
+    source, names = library("timm"), library("timm").list_models()
     if name.partition(".")[0] not in names:
         raise JobError(f"timm has no model {name!r}{nearest(name, names)}")
-    model = guarded(lambda: library.create_model(name, pretrained=False), f"timm's model {name!r}")
-    size = _library("timm.data").resolve_model_data_config(model)["input_size"]
+    model = guarded(lambda: source.create_model(name, pretrained=False), f"timm's model {name!r}")
+    size = library("timm.data").resolve_model_data_config(model)["input_size"]
     return model, torch.zeros(1, *size)
 
 
@@ -41,7 +41,7 @@ def torchvision(name: str, folder: Path, *, known: bool) -> tuple[nn.Module, Inp
         folder: Of no use here.
         known: Whether the inputs are known already.
     """
-    models = _library("torchvision").models
+    models = library("torchvision").models
     if name not in models.list_models():
         raise JobError(f"torchvision has no model {name!r}{nearest(name, models.list_models())}")
     parameters = inspect.signature(models.get_model_builder(name)).parameters
@@ -62,9 +62,9 @@ def hugging_face(name: str, folder: Path, *, known: bool) -> tuple[nn.Module, In
     path = folder / Path(name).expanduser()
     if not (path / "config.json").is_file():
         raise JobError(f"hf/{name}: there is no {path / 'config.json'}; name a folder that save_pretrained wrote")
-    library = _library("transformers")
+    source = library("transformers")
     config = guarded(
-        lambda: library.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False),
+        lambda: source.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False),
         f"the configuration in {path}",
     )
     config.use_cache = False  # the keys and values of past tokens are no output to keep
@@ -74,20 +74,20 @@ def hugging_face(name: str, folder: Path, *, known: bool) -> tuple[nn.Module, In
         raise ModelError(
             f"{path} has its weights as {others[0].name}, which may run code when it is read; save them as safetensors"
         )
-    model = guarded(lambda: _built(library, config, path if weights else None), f"the model in {path}")
+    model = guarded(lambda: _built(source, config, path if weights else None), f"the model in {path}")
     return model, None if known else _dummy(model, config)
 
 
-def _built(library: Any, config: Any, weights: Path | None) -> nn.Module:
+def _built(source: Any, config: Any, weights: Path | None) -> nn.Module:
     """The architecture that the configuration names, so with its head, or else the bare model; never code from the folder."""
-    named = [getattr(library, name, None) for name in config.architectures or ()]
-    kind: Any = next((one for one in named if isinstance(one, type) and issubclass(one, library.PreTrainedModel)), None)
+    named = [getattr(source, name, None) for name in config.architectures or ()]
+    kind: Any = next((one for one in named if isinstance(one, type) and issubclass(one, source.PreTrainedModel)), None)
     options = {"config": config, "local_files_only": True, "use_safetensors": True}
     model: nn.Module
     if weights is not None:
-        model = (kind or library.AutoModel).from_pretrained(weights, trust_remote_code=False, **options)
+        model = (kind or source.AutoModel).from_pretrained(weights, trust_remote_code=False, **options)
     else:
-        model = kind(config) if kind else library.AutoModel.from_config(config, trust_remote_code=False)
+        model = kind(config) if kind else source.AutoModel.from_config(config, trust_remote_code=False)
     return model
 
 
@@ -101,7 +101,12 @@ def _dummy(model: Any, config: Any) -> dict[str, torch.Tensor] | None:
     return None
 
 
-def _library(name: str) -> ModuleType:
+def library(name: str) -> ModuleType:
+    """A library that models come from.
+
+    Raises:
+        MissingExtraError: It is not installed, or not the build that belongs to this torch.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:

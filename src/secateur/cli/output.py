@@ -5,16 +5,17 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from secateur.cli.job import JobFile
 from secateur.errors import ArtefactError, JobError
 
 JOB = "job.toml"
-STAMP = "# Written by Secateur beside the result of this job; secateur prune runs it again.\n"
+STAMP = "# Written by Secateur beside the result of this job, which can be run again.\n"
 
 
 @contextmanager
-def claim(file: JobFile) -> Iterator[Path]:
+def claim(file: JobFile[Any]) -> Iterator[Path]:
     """Make the output folder, with a copy of the job in it; a folder that was not there goes again if the job fails.
 
     The copy begins with a line that marks the folder as ours, and its paths lead to where those of the original do.
@@ -76,7 +77,7 @@ def _is_ours(folder: Path) -> bool:
         return False
 
 
-def _copied(file: JobFile, folder: Path) -> str:
+def _copied(file: JobFile[Any], folder: Path) -> str:
     # Keys before the first table are the whole file's, so a new one can always be put on top.
     text = re.sub(r"^relative_to\s*=.*\n", "", file.text.removeprefix(STAMP), flags=re.MULTILINE)
     base = Path(os.path.relpath(file.folder.resolve(), folder.resolve())).as_posix()

@@ -76,7 +76,7 @@ class Outcome:
         )
 
 
-def run_job(file: JobFile, stages: Stages) -> Outcome:
+def run_job(file: JobFile[Job], stages: Stages) -> Outcome:
     """Do what a job file says, and write artefact, report and a copy of the job into its output folder.
 
     Args:
@@ -186,9 +186,9 @@ def _shown(evaluate: Evaluate, stages: Stages) -> Evaluate:
     return evaluated
 
 
-def _completed(record: RunRecord, file: JobFile) -> RunRecord:
+def _completed(record: RunRecord, file: JobFile[Job]) -> RunRecord:
     """The record with what only the job knows: how to run it again."""
-    again = replace(record.reproduction, command=f"secateur prune {file.path}", job=file.text)
+    again = replace(record.reproduction, command=f"{file.job.command} {file.path}", job=file.text)
     return replace(record, reproduction=again)
 
 

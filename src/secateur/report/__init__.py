@@ -2,7 +2,7 @@
 
 from secateur.report.comparison import Goal, LatencyRecord, Row, Times
 from secateur.report.page import PAGE, RECORD, render, write
-from secateur.report.record import AxisRecord, FrozenRecord, Machine, Proof, Reproduction, RunRecord, Step
+from secateur.report.record import AxisRecord, FrozenRecord, Machine, Proof, Reproduction, RunRecord, Step, WeightRecord
 from secateur.report.table import comparison_table
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "RunRecord",
     "Step",
     "Times",
+    "WeightRecord",
     "comparison_table",
     "render",
     "write",

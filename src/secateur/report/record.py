@@ -15,7 +15,7 @@ from pydantic_core import PydanticSerializationError, from_json
 from secateur.errors import ArtefactError
 from secateur.report.comparison import Goal, LatencyRecord, Row
 
-FORMAT = 1
+FORMAT = 2
 """The format of the JSON. A reader refuses a higher number."""
 
 
@@ -74,6 +74,23 @@ class AxisRecord:
     def removed(self) -> tuple[int, ...]:
         """The units that go, ascending."""
         return tuple(sorted(set(range(self.size)).difference(self.kept)))
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRecord:
+    """What became of one weight, of which single entries went.
+
+    Attributes:
+        name: The parameter, or the part of it.
+        size: Its number of entries.
+        zeros: How many of them are zero.
+        error: The squared error of what its layer writes, relative to what it wrote; None where it was not measured.
+    """
+
+    name: str
+    size: int
+    zeros: int
+    error: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +177,7 @@ class RunRecord:
         goals: What was asked for.
         steps: The metrics through the run, in its order; the first step is the dense network.
         axes: What became of each axis, in the order in which the network meets them.
+        weights: What became of each weight that is sparse, in the order in which they run.
         frozen: What had to stay, and why.
         latency: Measured times.
         proofs: The proofs that were run.
@@ -183,6 +201,7 @@ class RunRecord:
     goals: tuple[Goal, ...] = ()
     steps: tuple[Step, ...] = ()
     axes: tuple[AxisRecord, ...] = ()
+    weights: tuple[WeightRecord, ...] = ()
     frozen: tuple[FrozenRecord, ...] = ()
     latency: tuple[LatencyRecord, ...] = ()
     proofs: tuple[Proof, ...] = ()

@@ -29,7 +29,7 @@ def side_by_side(model: nn.Module, pieces: Sequence[Inputs], products: Sequence[
         pieces: What it reads, in parts.
         products: Where to wait, in the order in which the model comes to them. Pieces may take different ways: who does not come
             to one is waited for no longer once all wait at later ones.
-        change: Called once at each product.
+        change: Called once at each product. After the last of them nothing more is computed.
 
     Raises:
         DataError: A piece does not fit the model.
@@ -39,7 +39,7 @@ def side_by_side(model: nn.Module, pieces: Sequence[Inputs], products: Sequence[
     try:
         for each in runs:
             each.go_on()
-        while waiting := {number: each.at[0] for number, each in enumerate(runs) if each.at is not None}:
+        while waiting := {number: each.at[0] for number, each in enumerate(runs) if each.at is not None and left}:
             product = min(waiting.values(), key=left.__getitem__)
             here = [number for number, other in waiting.items() if other == product]
             weight = change(product, {number: each.at[1] for number in here if (each := runs[number]).at is not None})

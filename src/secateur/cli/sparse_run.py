@@ -1,0 +1,202 @@
+"""Runs a job of `secateur sparsify`, read top-down: check, claim the output, load, solve, compare, save, report."""
+
+import re
+import shutil
+from datetime import UTC, datetime
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+import secateur as sc
+from secateur import account, report
+from secateur.artefact.sparse import stored as stored_as
+from secateur.cli import choices, libraries
+from secateur.cli.job import Choice, JobFile, SparseJob
+from secateur.cli.output import claim
+from secateur.cli.progress import Stages
+from secateur.cli.run import Outcome
+from secateur.errors import ArtefactError, DataError, ModelError
+from secateur.language import Fidelity, fidelity, read_text, sequences
+from secateur.report import Reproduction, Row, RunRecord, WeightRecord
+
+LAYERS = "layers"
+"""The folder of the output that has what is solved already, while the job runs."""
+
+LARGEST_FILE = "2GB"
+"""Of the weights, so that little has to be in memory while they are written."""
+
+
+def run_sparse_job(file: JobFile[SparseJob], stages: Stages) -> Outcome:
+    """Do what a job file says; a job that was killed goes on where it stopped.
+
+    Args:
+        file: The job.
+        stages: Where to show how far it is.
+
+    Raises:
+        SecateurError: As `secateur.sparsify`, and for what the job names.
+    """
+    job = file.job
+    chosen = _choices(job)
+    with claim(file) as output:
+        with stages.stage("load"):
+            texts = _texts(file)
+            model: Any = libraries.hugging_face(job.model, file.folder, known=True)[0].eval()
+            tokenizer = _tokenizer(file.folder / job.model)
+            calibration = _tokens(texts["calibrate"], tokenizer, model, job.length, job.samples)
+            test = None
+            if "evaluate" in texts:
+                test = _tokens(texts["evaluate"], tokenizer, model, job.length, job.evaluate_samples)
+        result = sc.sparsify(
+            model,
+            [{"input_ids": calibration}],
+            exclude=_head(model) if job.exclude is None else job.exclude,
+            journal=output / LAYERS,
+            progress=partial(_shown, stages),
+            **chosen,
+        )
+        found = None
+        if test is not None:
+            found = fidelity(result.model, model, test, progress=lambda done, total: stages("evaluate", done, total))
+        with stages.stage("save"):
+            _save(result.model, tokenizer, output)
+            record = _record(file, result, found)
+            page = report.write(record, output)
+            shutil.rmtree(output / LAYERS)
+    return Outcome(result.model, record, output, page)
+
+
+def _choices(job: SparseJob) -> dict[str, Any]:
+    """Everything of the job that is an argument of `secateur.sparsify` as it is; wrong names and values end here."""
+    made = {
+        name: choices.attempt(choices.prepare(key, choice), name)
+        for name, key, choice in (
+            ("score", "weight score", job.score),
+            ("allocation", "weight allocation", job.allocation),
+        )
+    }
+    solvers = [choices.attempt(choices.prepare("solver", choice), "solver") for choice in job.solver]
+    return made | {
+        "pattern": _pattern(job.pattern),
+        "solver": solvers,
+        "sparsity": job.sparsity,
+        "in_sequence": job.in_sequence,
+        "samples": job.samples,
+        "memory": int(job.memory * (1 << 30)),
+    }
+
+
+def _pattern(choice: Choice) -> Any:
+    """A pattern by name, as "2:4", or as "16x1"."""
+    if found := re.fullmatch(r"(\d+)(:|x)(\d+)", choice.name):
+        numbers = int(found[1]), int(found[3])
+        return sc.patterns.NofM(*numbers) if found[2] == ":" else sc.patterns.Block(*numbers)
+    return choices.attempt(choices.prepare("pattern", choice), "pattern")
+
+
+def _texts(file: JobFile[SparseJob]) -> dict[str, str]:
+    named = {"calibrate": file.job.calibrate, "evaluate": file.job.evaluate}
+    return {key: read_text(file.folder / name) for key, name in named.items() if name is not None}
+
+
+def _tokenizer(folder: Path) -> Any:
+    try:
+        return libraries.library("transformers").AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder} has no tokenizer that can be read: {error}; save it beside the model") from error
+
+
+def _tokens(text: str, tokenizer: Any, model: Any, length: int, samples: int) -> Tensor:
+    longest = getattr(model.config, "max_position_embeddings", None)
+    if isinstance(longest, int) and length > longest:
+        raise DataError(f"length = {length}: the model reads at most {longest} tokens at once")
+    found = sequences(text, tokenizer, length, samples)
+    vocabulary = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    if vocabulary is not None and int(found.max()) >= vocabulary:
+        raise ModelError(
+            f"the tokenizer gives token {int(found.max())}, and the model has {vocabulary}; save the tokenizer that the model "
+            "was trained with beside it"
+        )
+    return found
+
+
+def _head(model: Any) -> tuple[str, ...]:
+    """The layer that makes logits, which stays dense unless the job says what does."""
+    head = getattr(model.get_output_embeddings(), "weight", None)
+    return tuple(name for name, parameter in model.named_parameters() if parameter is head)
+
+
+def _shown(stages: Stages, layer: str, done: int, total: int) -> None:
+    stages("sparsify", done, total)
+    stages.note(layer if done < total else f"{total} layers")
+
+
+def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """The model as `from_pretrained` reads it."""
+    try:
+        model.save_pretrained(folder, max_shard_size=LARGEST_FILE)
+        tokenizer.save_pretrained(folder)
+    except OSError as error:
+        raise ArtefactError(
+            f"the model cannot be written into {folder}: {error}; make room and run the job again: what is solved is kept"
+        ) from error
+
+
+def _record(file: JobFile[SparseJob], result: sc.SparseResult, found: Fidelity | None) -> RunRecord:
+    job, name = file.job, Path(file.job.model).name
+    layers = tuple(WeightRecord(layer.name, prod(layer.shape), layer.zeros, layer.error) for layer in result.report)
+    size = sum(layer.size for layer in layers)
+    return RunRecord(
+        title=f"{name}, sparse",
+        model=name,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        rows=(*_rows(found), Row("nonzero weights", "", size, size - result.zeros, "lower"), *_stored(result)),
+        weights=layers,
+        reproduction=Reproduction(
+            command=f"{job.command} {file.path}",
+            job=file.text,
+            versions=account.versions(),
+            machine=account.machine(),
+        ),
+        notes=_notes(job, result, found),
+    )
+
+
+def _rows(found: Fidelity | None) -> list[Row]:
+    if found is None:
+        return []
+    rows = []
+    if found.perplexity is not None:
+        rows.append(Row("perplexity", "", found.dense_perplexity, found.perplexity, "lower"))
+    if found.divergence is not None and found.agreement is not None:
+        rows.append(Row("divergence", "nats", 0.0, found.divergence, "lower", "difference"))
+        rows.append(Row("same first token", "%", 100.0, 100 * found.agreement, "higher", "difference"))
+    if found.cosine is not None:
+        rows.append(Row("cosine of the states", "", 1.0, found.cosine, "higher", "difference"))
+    return rows
+
+
+def _stored(result: sc.SparseResult) -> list[Row]:
+    """How many bytes the weights take as they are, and without their zeros."""
+    tensors = {name: tensor.detach() for name, tensor in result.model.named_parameters()}
+    sizes = [
+        (stored.bytes(tensors[name].itemsize), tensors[name].nbytes) for name, stored in stored_as(tensors).items()
+    ]
+    return [Row("bytes as secateur.save stores them", "B", sum(n for _, n in sizes), sum(n for n, _ in sizes), "lower")]
+
+
+def _notes(job: SparseJob, result: sc.SparseResult, found: Fidelity | None) -> tuple[str, ...]:
+    notes = [f"Solved on {result.samples} sequences of {job.length} tokens."]
+    if found is not None:
+        notes.append(
+            f"Compared on {found.sequences} sequences of {found.length} tokens; perplexities of other lengths are other numbers."
+        )
+    notes.append(
+        "The folder has zeros as ordinary numbers, as transformers reads it; secateur.save stores them in a bit each."
+    )
+    return tuple(notes)
