@@ -1,5 +1,8 @@
-"""What happens to a model after pruning: recovery, and training in which zeros stay zeros."""
+"""What happens to a model after pruning: recovery, and training with masks."""
 
-from secateur.train.masked import masked
+from secateur.train.gradual import ACDC, Gradual
+from secateur.train.masked import Training, masked
+from secateur.train.method import Constant, Method, Weights
+from secateur.train.regrow import SET, RigL
 
-__all__ = ["masked"]
+__all__ = ["ACDC", "SET", "Constant", "Gradual", "Method", "RigL", "Training", "Weights", "masked"]
