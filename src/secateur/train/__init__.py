@@ -1,8 +1,9 @@
 """What happens to a model after pruning: recovery, and training with masks."""
 
 from secateur.train.gradual import ACDC, Gradual
+from secateur.train.iterative import Iterative
 from secateur.train.masked import Training, masked
 from secateur.train.method import Constant, Method, Weights
 from secateur.train.regrow import SET, RigL
 
-__all__ = ["ACDC", "SET", "Constant", "Gradual", "Method", "RigL", "Training", "Weights", "masked"]
+__all__ = ["ACDC", "SET", "Constant", "Gradual", "Iterative", "Method", "RigL", "Training", "Weights", "masked"]

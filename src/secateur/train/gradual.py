@@ -12,7 +12,7 @@ from secateur.sparse.allocation import Allocation, even
 from secateur.sparse.counts import share_of
 from secateur.sparse.patterns import Pattern, Unstructured
 from secateur.torch.scores import Magnitude, WeightScore
-from secateur.train.method import Weights, lowest
+from secateur.train.method import Weights, check_choice, lowest
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,7 @@ class Gradual:
             raise PlanError(f"{self!r}: 0 <= begin < end, and every is at least 1")
         if share_of(self.initial) > share_of(self.sparsity):
             raise BudgetError(f"{self!r}: initial is at most the sparsity, which only grows")
-        if self.score.needs_data:
-            raise PlanError(f"{self.score!r} needs data; while a model trains, use a score of the weights alone")
-        if self.pattern.share is not None and (
-            share_of(self.sparsity) != self.pattern.share or self.allocation is not even
-        ):
-            raise BudgetError(
-                f"{self.pattern} has a sparsity of {self.pattern.share:g} in each layer; give that, and no allocation"
-            )
+        check_choice(self.sparsity, self.pattern, self.score, self.allocation)
 
     @property
     def needs_gradients(self) -> bool:
@@ -86,8 +79,7 @@ class Gradual:
 
     def choose(self, step: int, weights: Weights) -> Mapping[str, Tensor]:
         """See `Method`."""
-        pattern = self.pattern if self.pattern.share is None else _Towards(self.pattern)
-        return lowest(weights, self.sparsity_at(step), pattern, self.score, self.allocation)
+        return lowest(weights, self.sparsity_at(step), towards(self.pattern), self.score, self.allocation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +119,7 @@ class ACDC:
     allocation: Allocation = even
 
     def __post_init__(self) -> None:
-        share_of(self.sparsity)
+        check_choice(self.sparsity, self.pattern, Magnitude(), self.allocation)
         if not 0 <= self.warmup <= self.until or min(self.sparse_steps, self.dense_steps) < 1:
             raise PlanError(f"{self!r}: 0 <= warmup <= until, and both phases have at least one step")
 
@@ -149,6 +141,11 @@ class ACDC:
     def _is_sparse(self, step: int) -> bool:
         place = (step - self.warmup) % (self.sparse_steps + self.dense_steps)
         return step >= self.until or (step >= self.warmup and place < self.sparse_steps)
+
+
+def towards(pattern: Pattern) -> Pattern:
+    """A pattern that any sparsity up to its own is possible in; where all are, the pattern itself."""
+    return pattern if pattern.share is None else _Towards(pattern)
 
 
 @dataclass(frozen=True, slots=True)

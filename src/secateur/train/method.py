@@ -9,9 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from secateur.errors import ModelError, PlanError
+from secateur.errors import BudgetError, ModelError, PlanError
 from secateur.sparse import WeightPlan
-from secateur.sparse.allocation import Allocation
+from secateur.sparse.allocation import Allocation, even
+from secateur.sparse.counts import share_of
 from secateur.sparse.layers import Layer
 from secateur.sparse.patterns import Pattern
 from secateur.sparse.sparsify import _check_fit, _counts
@@ -138,6 +139,20 @@ def lowest(
 def chosen(pattern: Pattern, scores: Tensor, counts: Sequence[int]) -> Tensor:
     """What stays of matrices `[groups, rows, columns]` where so many units of each go."""
     return torch.stack([pattern.choose(each, count) for each, count in zip(scores, counts, strict=True)])
+
+
+def check_choice(sparsity: float | Fraction, pattern: Pattern, score: WeightScore, allocation: Allocation) -> None:
+    """Refuse a choice that cannot be made while a model trains.
+
+    Raises:
+        BudgetError: The sparsity is out of range, or not the pattern's.
+        PlanError: The score needs data.
+    """
+    share = share_of(sparsity)
+    if score.needs_data:
+        raise PlanError(f"{score!r} needs data; while a model trains, use a score of the weights alone")
+    if pattern.share is not None and (share != pattern.share or allocation is not even):
+        raise BudgetError(f"{pattern} has a sparsity of {pattern.share:g} in each layer; give that, and no allocation")
 
 
 def check_layers(weights: Weights, pattern: Pattern) -> None:
