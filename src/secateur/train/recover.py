@@ -2,6 +2,7 @@
 
 from secateur.train.distill import Distill
 from secateur.train.finetune import FineTune
+from secateur.train.only import Only, vectors
 from secateur.train.own import as_recovery
 from secateur.train.protocol import Progress, Recovery, Step
 from secateur.train.schedule import Schedule, constant, cosine
@@ -10,6 +11,7 @@ from secateur.train.update import OptimizerFactory
 __all__ = [
     "Distill",
     "FineTune",
+    "Only",
     "OptimizerFactory",
     "Progress",
     "Recovery",
@@ -18,4 +20,5 @@ __all__ = [
     "as_recovery",
     "constant",
     "cosine",
+    "vectors",
 ]
