@@ -100,6 +100,34 @@ def test_the_first_choice_is_that_of_the_lowest_magnitudes() -> None:
             assert torch.equal(mask, before[name].abs() >= half)
 
 
+def test_it_trains_as_a_loop_by_hand_does() -> None:
+    """The paper in a few lines, where nothing remembers gradients; the same weights, bit for bit."""
+    method, rate = Gradual(0.9, end=10, every=3), 0.05
+    model, other = (nn.Sequential(*network()[2:]) for _ in range(2))
+    data = torch.randn(14, 8, 8 * 16)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
+    with masked(model, method, data[0]):
+        for batch in data:
+            optimizer.zero_grad()
+            model(batch).square().mean().backward()
+            optimizer.step()
+
+    parameters, masks = list(other.parameters()), [torch.ones(p.shape) for p in other.parameters()]
+    for t, batch in enumerate(data, 1):
+        gradients = torch.autograd.grad(other(batch).square().mean(), parameters)
+        with torch.no_grad():
+            for i, (weight, gradient) in enumerate(zip(parameters, gradients, strict=True)):
+                weight.add_(gradient * masks[i], alpha=-rate)
+                if t in (3, 6, 9, 10) and weight.ndim == 2:
+                    gone = round((0.9 * (1 - (1 - t / 10) ** 3)) * weight.numel())
+                    masks[i] = torch.ones(weight.numel())
+                    masks[i][weight.abs().flatten().argsort(stable=True)[:gone]] = 0
+                    masks[i] = masks[i].view(weight.shape)
+                weight.mul_(masks[i])
+
+    assert all(one.equal(two) for one, two in zip(model.parameters(), parameters, strict=True))
+
+
 @pytest.mark.parametrize("pattern", [NofM(2, 4), NofM(1, 4), NofM(3, 4)])
 def test_n_of_m_is_reached_little_by_little(pattern: NofM) -> None:
     torch.manual_seed(0)

@@ -82,7 +82,7 @@ def lightning_callback(masks: WeightPlan | Method, inputs: Inputs | None = None,
         restored: dict[str, Tensor] | None = None
 
         def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-            self.restored = state_dict
+            self.restored = state_dict or None
 
         def state_dict(self) -> dict[str, Tensor]:
             return {} if self.training is None else self.training.state_dict()

@@ -35,8 +35,8 @@ def masked(
     what was in them before. A weight that comes back begins at zero, and so do its moments. Mixed precision, accumulated
     gradients, weight decay, several optimisers and `torch.compile` need nothing else.
 
-    A step counts when the optimiser took it: not when a gradient scaler left it out. Of several optimisers, the one with the
-    first sparse weights that are updated counts.
+    A step counts when an optimiser over the model's own parameters took it: not when a gradient scaler left it out. Of several
+    optimisers, the one with the first sparse weights that are updated counts.
 
     Args:
         model: What is trained, itself and not what `torch.compile` or another wrapper made of it; what goes is set to zero at
@@ -66,7 +66,7 @@ def masked(
     method = Constant(masks) if isinstance(masks, WeightPlan) else masks
     layers = [] if inputs is None else survey(model, inputs, exclude).layers
     training = Training(model, method, layers, state)
-    hooks = training.hooks()
+    hooks = training._hooks()
     first = training.step
     try:
         yield training
@@ -118,7 +118,7 @@ class Training:
         masks = {f"{_MASKS}{name}": mask for name, mask in self.plan.stays.items()}
         return {_STEP: torch.tensor(self.step), **masks}
 
-    def hooks(self) -> list[Any]:
+    def _hooks(self) -> list[Any]:
         """Hold the masks from now on, until all of what is returned is removed."""
 
         def masked_gradient(key: int, gradient: Tensor) -> Tensor | None:
