@@ -40,18 +40,7 @@ def trainer_callback(masks: WeightPlan | Method, inputs: Inputs | None = None, e
     except ImportError as error:
         raise _missing("transformers") from error
 
-    class Masked(_Opened, TrainerCallback):  # type: ignore[misc]
-        def on_train_begin(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:  # noqa: ARG002
-            self.open(model, _stored(_folder(args, state)) if state.global_step else None)
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            if self.training is not None and state.is_world_process_zero:
-                save_file(self.training.state_dict(), _folder(args, state) / FILE)
-
-        def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            self.close()
-
-    return Masked(masks, inputs, exclude)
+    return _made(_InTransformers, TrainerCallback)(masks, inputs, exclude)
 
 
 def lightning_callback(masks: WeightPlan | Method, inputs: Inputs | None = None, exclude: Sequence[str] = ()) -> Any:
@@ -78,25 +67,7 @@ def lightning_callback(masks: WeightPlan | Method, inputs: Inputs | None = None,
         except ImportError as error:
             raise _missing("lightning") from error
 
-    class Masked(_Opened, Callback):  # type: ignore[misc]
-        restored: dict[str, Tensor] | None = None
-
-        def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-            self.restored = state_dict or None
-
-        def state_dict(self) -> dict[str, Tensor]:
-            return {} if self.training is None else self.training.state_dict()
-
-        def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:  # noqa: ARG002
-            self.open(pl_module, self.restored)
-
-        def on_train_end(self, trainer: Any, pl_module: nn.Module) -> None:  # noqa: ARG002
-            self.close()
-
-        def on_exception(self, trainer: Any, pl_module: nn.Module, exception: BaseException) -> None:  # noqa: ARG002
-            self.close()
-
-    return Masked(masks, inputs, exclude)
+    return _made(_InLightning, Callback)(masks, inputs, exclude)
 
 
 class _Opened:
@@ -115,6 +86,42 @@ class _Opened:
 
     def close(self) -> None:
         self._stack.close()
+
+
+class _InTransformers(_Opened):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:  # noqa: ARG002
+        self.open(others["model"], _stored(_folder(args, state)) if state.global_step else None)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        if self.training is not None and state.is_world_process_zero:
+            save_file(self.training.state_dict(), _folder(args, state) / FILE)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        self.close()
+
+
+class _InLightning(_Opened):
+    restored: dict[str, Tensor] | None = None
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        self.restored = state_dict or None
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {} if self.training is None else self.training.state_dict()
+
+    def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:  # noqa: ARG002
+        self.open(pl_module, self.restored)
+
+    def on_train_end(self, trainer: Any, pl_module: nn.Module) -> None:  # noqa: ARG002
+        self.close()
+
+    def on_exception(self, trainer: Any, pl_module: nn.Module, exception: BaseException) -> None:  # noqa: ARG002
+        self.close()
+
+
+def _made(events: type[_Opened], base: type) -> Any:
+    """A callback of a library that may not be installed."""
+    return type("Masked", (events, base), {})
 
 
 def _folder(args: Any, state: Any) -> Path:
