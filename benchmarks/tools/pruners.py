@@ -143,7 +143,7 @@ def torch_pruning(job: Job, importance: str, *, norms: bool = False) -> Cut:
             pruner.step()
         model.zero_grad()
         if norms:
-            _measure_batch_norms(model, job.batches)
+            measure_batch_norms(model, job.batches)
         return model
 
     return cut
@@ -242,7 +242,7 @@ def _copy(model: nn.Module, gradients: Mapping[str, Tensor]) -> nn.Module:
     return copied
 
 
-def _measure_batch_norms(model: nn.Module, batches: Batches) -> None:
+def measure_batch_norms(model: nn.Module, batches: Batches) -> None:
     """New running statistics: the plain means over the batches."""
     norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
     for norm in norms:

@@ -1,6 +1,6 @@
 """Secateur prunes neural networks so that they are really smaller and really faster, with proof."""
 
-from secateur import allocate
+from secateur import allocate, train
 from secateur.allocate import Budget
 from secateur.artefact import load, save
 from secateur.prune import PruneResult, prune
@@ -32,6 +32,7 @@ __all__ = [
     "solvers",
     "sparsify",
     "trace",
+    "train",
     "unmask",
     "verify",
 ]

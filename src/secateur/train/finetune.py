@@ -16,6 +16,7 @@ from secateur.train.distill import Distill
 from secateur.train.feed import batches, step_count
 from secateur.train.held import Held
 from secateur.train.objective import Objective
+from secateur.train.only import Only, training_only
 from secateur.train.protocol import Progress, Step
 from secateur.train.restore import evaluating, seeded, training
 from secateur.train.schedule import Schedule, cosine
@@ -24,11 +25,11 @@ from secateur.train.update import OptimizerFactory, Updater
 
 @dataclass(frozen=True, slots=True)
 class FineTune:
-    """Train all trainable parameters for a few epochs.
+    """Train all trainable parameters, or some of them, for a few epochs.
 
     The model is trained in place. What training needs to change on the way is put back: every module's mode, the global random
     numbers, the gradients. The same seed, data and model give the same weights on the same device, as far as its kernels do.
-    In a model that `secateur.mask` made, what is masked stays zero.
+    In a model that `secateur.mask` made, what is masked stays zero; so do single weights inside `secateur.train.masked`.
 
     Args:
         epochs: How often the data is gone through, at least 1.
@@ -44,6 +45,7 @@ class FineTune:
         max_grad_norm: Longer gradients are scaled down to this norm, above 0; None = never.
         seed: For shuffling, augmentation and dropout, as far as they draw from the global random numbers.
         batch_limit: At most so many batches of each epoch, at least 1; None = all.
+        only: `(name, parameter) -> whether it is trained`, of those that are trainable, such as `recover.vectors`; None = all.
 
     Raises:
         RecoveryError: A value is out of range. When called: a teacher is needed and missing, nothing can be trained, or the loss
@@ -75,6 +77,7 @@ class FineTune:
     max_grad_norm: float | None = 1.0
     seed: int = 0
     batch_limit: int | None = None
+    only: Only | None = None
 
     def __post_init__(self) -> None:
         whole, positive = "a whole number, at least 1", "a number above 0"
@@ -110,7 +113,7 @@ class FineTune:
         if self.distill is not None:
             check_teacher(model, teacher)
         asked = teacher if self.distill is not None else None
-        with seeded(self.seed, model), evaluating(asked), training(model):
+        with training_only(model, self.only), seeded(self.seed, model), evaluating(asked), training(model):
             self._train(model, data, Objective(self.loss, self.distill, asked), progress)
         return model
 

@@ -5,6 +5,11 @@ from torch import Tensor, nn
 from secateur.torch.apply import _MASK, state_of, unmasked_positions
 
 
+def is_masked(model: nn.Module) -> bool:
+    """Whether `mask` made a model."""
+    return _MASK in model.__dict__
+
+
 class Held:
     """The weights that `mask` set to zero, which no update may bring back.
 

@@ -13,6 +13,7 @@ from secateur.torch.batches import Batches
 from secateur.train.check import not_finite
 from secateur.train.finetune import FineTune
 from secateur.train.protocol import Progress, Recovery
+from secateur.train.reconstruct import Reconstruct
 
 OwnTraining = Callable[[nn.Module, Any], nn.Module | None]
 """`(model, data) -> model`, or None if it was trained in place."""
@@ -22,9 +23,9 @@ def as_recovery(function: FineTune | OwnTraining) -> Recovery:
     """Make a recovery of a user's own training function.
 
     Args:
-        function: `FineTune(...)`, which is a recovery as it is, or a function `(model, data) -> model`; it may train the model
-            in place and return None. It gets the pruned model, each module in the mode that the dense one's is in, and the data
-            as they were given. A function that wants a teacher or reports its progress has them itself.
+        function: `FineTune(...)` or `Reconstruct(...)`, which are recoveries as they are, or a function `(model, data) -> model`;
+            it may train the model in place and return None. It gets the pruned model, each module in the mode that the dense
+            one's is in, and the data as they were given. A function that wants a teacher or reports its progress has them itself.
 
     Returns:
         A recovery that raises `RecoveryError` if the function gives back something else than the trained model: another type,
@@ -42,7 +43,7 @@ def as_recovery(function: FineTune | OwnTraining) -> Recovery:
         >>> as_recovery(train)(model, [torch.ones(1, 2)]) is model
         True
     """
-    if isinstance(function, (FineTune, _Own)):
+    if isinstance(function, (FineTune, Reconstruct, _Own)):
         return function
     if isinstance(function, type):
         raise RecoveryError(

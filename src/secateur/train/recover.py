@@ -1,21 +1,26 @@
-"""Gets back what pruning took: `FineTune`, alone or with the dense model as a teacher, or the user's own training."""
+"""Gets back what pruning took: `FineTune`, alone or with a teacher, `Reconstruct`, block by block, or the user's own training."""
 
 from secateur.train.distill import Distill
 from secateur.train.finetune import FineTune
+from secateur.train.only import Only, vectors
 from secateur.train.own import as_recovery
 from secateur.train.protocol import Progress, Recovery, Step
+from secateur.train.reconstruct import Reconstruct
 from secateur.train.schedule import Schedule, constant, cosine
 from secateur.train.update import OptimizerFactory
 
 __all__ = [
     "Distill",
     "FineTune",
+    "Only",
     "OptimizerFactory",
     "Progress",
+    "Reconstruct",
     "Recovery",
     "Schedule",
     "Step",
     "as_recovery",
     "constant",
     "cosine",
+    "vectors",
 ]
