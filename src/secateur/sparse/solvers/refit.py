@@ -29,7 +29,7 @@ class Refit:
     """
 
     ridge: float = 1e-2
-    tolerance: float = 1e-6
+    tolerance: float = 1e-3
     steps: int = 1000
 
     def __post_init__(self) -> None:
