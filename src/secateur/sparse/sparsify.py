@@ -38,6 +38,8 @@ LIVE = 3
 
 Sparsity = float | Fraction | Mapping[str, float | Fraction]
 """A share for all weights, or shares by name patterns, of which the last that fits counts; `"*"` is all of them."""
+Worth = criteria.WeightScore | Mapping[str, Tensor]
+"""What gives the scores of a layer when it is its turn, or those of whole parameters, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def sparsify(
     *,
     sparsity: Sparsity | None = None,
     pattern: Pattern | None = None,
-    score: criteria.WeightScore | None = None,
+    score: criteria.WeightScore | criteria.ModelScore | None = None,
     solver: Solver | Iterable[Solver] | None = None,
     allocation: Allocation = even,
     exclude: Sequence[str] = (),
@@ -107,10 +109,10 @@ def sparsify(
 
     Args:
         model: Any module; it is not changed.
-        batches: What the model reads; targets are not looked at. See `secateur.torch.batches`.
+        batches: What the model reads; with targets, where the score needs a loss. See `secateur.torch.batches`.
         sparsity: The share that goes, in [0, 1), or shares by name patterns. None where the pattern says how much.
         pattern: What goes together; by default each weight by itself, as many in each row.
-        score: What a weight is worth; by default `scores.Wanda()`.
+        score: What a weight is worth; by default `scores.Wanda()`. One of whole models is asked once, before anything goes.
         solver: What is done with the choice, one after the other; by default `solvers.Refit()`. `solvers.keep` does nothing.
         allocation: How what goes is divided among the layers, where `sparsity` is one number.
         exclude: Parameters or modules that stay dense, as name patterns.
@@ -126,7 +128,8 @@ def sparsify(
         BudgetError: A sparsity is missing, out of range, or not the pattern's.
         DataError: There are no data, they do not fit the model, or activations are not finite; names the layer.
         ModelError: Weights are not finite.
-        PlanError: The pattern does not fit a weight, a name pattern fits nothing, or a solver does not know the pattern.
+        PlanError: The pattern does not fit a weight, a name pattern fits nothing, a solver does not know the pattern, or a score
+            scores no single weights.
 
     Example:
         >>> import torch
@@ -138,16 +141,19 @@ def sparsify(
     pattern = Unstructured() if pattern is None else pattern
     score = criteria.Wanda() if score is None else score
     solvers = _listed(Refit() if solver is None else solver)
-    pieces = [inputs for inputs, _ in take(batches, samples)]
+    _check_score(score)
+    taken = list(take(batches, samples, labelled=not isinstance(score, criteria.WeightScore)))
+    pieces = [inputs for inputs, _ in taken]
     _check_weights(model)
     small = replicate(model, lambda tensor: tensor.detach().clone())
     found = survey(small, pieces[0], exclude)
     layers = found.layers
     _check_fit(layers, pattern)
+    worth = score if isinstance(score, criteria.WeightScore) else _of_model(score, small, taken, layers)
     counts = _counts(
-        layers, pattern, sparsity, allocation, cache(lambda: _scores(small, layers, score, pieces, pattern))
+        layers, pattern, sparsity, allocation, cache(lambda: _scores(small, layers, worth, pieces, pattern))
     )
-    job = _Job(small, {layer.product: layer for layer in layers}, counts, pattern, score, solvers)
+    job = _Job(small, {layer.product: layer for layer in layers}, counts, pattern, worth, solvers)
     if in_sequence:
         inputs = joined(pieces, at_most=max(1, memory // (LIVE * max(found.bytes_per_sample, 1))))
         job.in_sequence(inputs, found.repeated)
@@ -164,11 +170,11 @@ class _Job:
         todo: dict[Product, Layer],
         counts: Mapping[Product, list[int]],
         pattern: Pattern,
-        score: criteria.WeightScore,
+        worth: Worth,
         solvers: Sequence[Solver],
     ) -> None:
         self.model, self.todo, self.counts = model, todo, counts
-        self.pattern, self.score, self.solvers = pattern, score, solvers
+        self.pattern, self.worth, self.solvers = pattern, worth, solvers
         self.state = state_of(model)
         self.stays = {
             layer.product.tensor: torch.ones_like(self.state[layer.product.tensor], dtype=torch.bool)
@@ -222,10 +228,10 @@ class _Job:
         parameter = self.state[layer.product.tensor]
         kind = power.dtype
         dense = layer.matrices(parameter.detach()).to(kind)
+        scores = scored(self.worth, layer, dense, power, self.pattern)
         weights, masks, lost, whole = [], [], 0.0, 0.0
         for g, count in enumerate(self.counts[layer.product]):
-            scores = scored(self.score, dense[g], power[g], self.pattern)
-            weight, stays = dense[g], self.pattern.choose(scores, count)
+            weight, stays = dense[g], self.pattern.choose(scores[g], count)
             if gram is None:
                 weight = weight * stays
             else:
@@ -244,36 +250,49 @@ class _Job:
         logger.info("%s: %s", layer.name, "solved" if error is None else f"relative error {error:.2e}")
 
 
-def scored(score: criteria.WeightScore, weight: Tensor, power: Tensor | None, pattern: Pattern) -> Tensor:
-    """The scores of a weight; what is zero already goes first, and counts nothing in a block."""
-    return score.of_weight(weight, power).masked_fill(weight == 0, 0 if isinstance(pattern, Block) else -torch.inf)
+def scored(worth: Worth, layer: Layer, weights: Tensor, power: Tensor | None, pattern: Pattern) -> Tensor:
+    """The scores of a layer, `[groups, out, in]`; what is zero already goes first, and counts nothing in a block."""
+    if isinstance(worth, Mapping):
+        scores = layer.matrices(worth[layer.product.tensor])
+    else:
+        powers = [None] * len(weights) if power is None else power
+        scores = torch.stack([worth.of_weight(*each) for each in zip(weights, powers, strict=True)])
+    return scores.masked_fill(weights == 0, 0 if isinstance(pattern, Block) else -torch.inf)
 
 
 def _scores(
-    model: nn.Module,
-    layers: Sequence[Layer],
-    score: criteria.WeightScore,
-    pieces: Sequence[Inputs],
-    pattern: Pattern,
+    model: nn.Module, layers: Sequence[Layer], worth: Worth, pieces: Sequence[Inputs], pattern: Pattern
 ) -> dict[Product, Tensor]:
-    """The scores of all layers, `[groups, out, in]`, on what the dense model gives them."""
+    """The scores of all layers, on what the dense model gives them."""
     powers: dict[Product, Tensor] = {}
     by_product = {layer.product: layer for layer in layers}
-    if score.needs_data:
+    if not isinstance(worth, Mapping) and worth.needs_data:
         calibrate = Calibrate(samples=sum(map(batch_size, pieces)), gram=False)
         for moments in calibrate(model, [(piece, None) for piece in pieces]):
             if moments.product in by_product:
-                powers[moments.product] = _ordered(by_product[moments.product], moments)[0]
+                powers[moments.product] = _ordered(by_product[moments.product], moments)[0].float()
     state, found = state_of(model), {}
     for layer in layers:
         weights = layer.matrices(state[layer.product.tensor].detach()).float()
-        power = powers.get(layer.product)
-        found[layer.product] = torch.stack(
-            [
-                scored(score, weight, None if power is None else power[g].float(), pattern)
-                for g, weight in enumerate(weights)
-            ]
-        )
+        found[layer.product] = scored(worth, layer, weights, powers.get(layer.product), pattern)
+    return found
+
+
+def _of_model(
+    score: criteria.ModelScore, model: nn.Module, batches: Batches, layers: Sequence[Layer]
+) -> Mapping[str, Tensor]:
+    """The scores of all parameters, on the dense model.
+
+    Raises:
+        DataError: A score is missing, has another shape than its weight, or is not a number.
+    """
+    state, names = state_of(model), list(dict.fromkeys(layer.product.tensor for layer in layers))
+    found = score.of_model(model, batches, names)
+    for name in names:
+        scores, shape = found.get(name), state[name].shape
+        if scores is None or scores.shape != shape or bool(scores.isnan().any()):
+            got = "none" if scores is None else f"a {list(scores.shape)} tensor with {int(scores.isnan().sum())} NaN"
+            raise DataError(f"{score!r} gives a number for each weight of {name!r} {list(shape)}; got {got}")
     return found
 
 
@@ -382,6 +401,13 @@ def _check_weights(model: nn.Module) -> None:
             raise ModelError(f"{name!r} is on the meta device and has no values; materialise the model first")
         if parameter.is_floating_point() and not bool(torch.isfinite(parameter.detach()).all()):
             raise ModelError(f"{name!r} has NaN or infinite values; load finite weights first")
+
+
+def _check_score(score: object) -> None:
+    if isinstance(score, type) or not isinstance(score, criteria.WeightScore | criteria.ModelScore):
+        raise PlanError(
+            f"score= is an object that scores single weights, such as secateur.scores.Wanda(); got {score!r}"
+        )
 
 
 def _listed(solver: Solver | Iterable[Solver]) -> list[Solver]:

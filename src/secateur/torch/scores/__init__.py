@@ -4,7 +4,7 @@ from secateur.torch.scores.batchnorm import BatchNormScale
 from secateur.torch.scores.energy import Energy
 from secateur.torch.scores.gradient import Fisher, Taylor
 from secateur.torch.scores.score import Magnitude, Random, Score
-from secateur.torch.scores.weights import LAMP, RIA, Wanda, WeightScore
+from secateur.torch.scores.weights import LAMP, RIA, ModelScore, Wanda, WeightScore
 
 __all__ = [
     "LAMP",
@@ -13,6 +13,7 @@ __all__ = [
     "Energy",
     "Fisher",
     "Magnitude",
+    "ModelScore",
     "Random",
     "Score",
     "Taylor",

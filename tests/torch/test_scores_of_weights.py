@@ -1,0 +1,137 @@
+"""Scores of single weights against loops over samples, finite differences and closed forms."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import DataError, ModelError
+from secateur.torch.batches import Loss
+from secateur.torch.scores import Fisher, ModelScore, Taylor
+
+Batch = tuple[Tensor, Tensor]
+NAMES = ["0.weight", "3.weight"]
+
+
+@pytest.fixture
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 4)).double()
+
+
+@pytest.fixture
+def batches() -> list[Batch]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(12, 2, 4, 4, generator=generator, dtype=torch.float64)
+    y = torch.randint(4, (12,), generator=generator)
+    return [(x[:8], y[:8]), (x[8:], y[8:])]
+
+
+def sample_gradients(model: nn.Module, batches: list[Batch]) -> dict[str, Tensor]:
+    """For each name the gradient of each sample's loss, `[samples, *shape]`: the oracle, one backward pass after the other."""
+    found: dict[str, list[Tensor]] = {name: [] for name in NAMES}
+    for x, y in batches:
+        for image, label in zip(x, y, strict=True):
+            model.zero_grad()
+            (-torch.log_softmax(model(image[None]), dim=1)[0, label]).backward()
+            for name in NAMES:
+                gradient = model.get_parameter(name).grad
+                assert gradient is not None
+                found[name].append(gradient.clone())
+    return {name: torch.stack(each) for name, each in found.items()}
+
+
+def close(found: Any, expected: dict[str, Tensor], rtol: float = 1e-10) -> None:
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=rtol, atol=1e-14)
+
+
+@pytest.mark.parametrize("microbatch", [1, 5, 64])
+def test_taylor_is_the_size_of_weight_times_mean_gradient(
+    net: nn.Module, batches: list[Batch], microbatch: int
+) -> None:
+    expected = {
+        name: (net.get_parameter(name).detach() * each.mean(0)).abs()
+        for name, each in sample_gradients(net, batches).items()
+    }
+    close(Taylor(microbatch=microbatch).of_model(net, batches, NAMES), expected)
+
+
+def test_fisher_is_the_squared_weight_times_the_mean_of_squared_gradients(net: nn.Module, batches: list[Batch]) -> None:
+    expected = {
+        name: net.get_parameter(name).detach() ** 2 * (each**2).mean(0)
+        for name, each in sample_gradients(net, batches).items()
+    }
+    close(Fisher().of_model(net, batches, NAMES), expected)
+
+
+def test_fisher_at_the_noise_level_is_twice_the_saliency_of_optimal_brain_damage() -> None:
+    """With residuals of size sigma, E[g^2] is the diagonal of the Hessian h of the likelihood; OBD is w^2 h / 2."""
+    generator, sigma = torch.Generator().manual_seed(0), 0.5
+    x = torch.randn(40, 3, generator=generator, dtype=torch.float64)
+    model = nn.Linear(3, 1, bias=False, dtype=torch.float64)
+    y = (model(x) + sigma * torch.tensor([1.0, -1.0]).repeat(20)[:, None]).detach()
+    scores = Fisher(loss=likelihood(sigma)).of_model(model, [(x, y)], ["weight"])["weight"]
+    hessian = torch.autograd.functional.hessian(lambda w: likelihood(sigma)(x @ w.T, y), model.weight.detach())
+    saliency = model.weight.detach() ** 2 * hessian.view(3, 3).diagonal() / 2
+    torch.testing.assert_close(scores / 2, saliency)
+
+
+def likelihood(sigma: float) -> Loss:
+    """Minus the logarithm of the density of Gaussian residuals, but for a constant."""
+    return lambda output, target: 0.5 * (output - target).square().mean() / sigma**2
+
+
+@pytest.mark.parametrize("score", [Taylor(), Fisher()], ids=repr)
+def test_scores_of_models_leave_them_alone(net: nn.Module, batches: list[Batch], score: ModelScore) -> None:
+    for parameter in net.parameters():
+        parameter.requires_grad_(False)
+    before = copy.deepcopy(net.train().state_dict())
+    found = score.of_model(net, batches, ["3.weight"])
+    assert list(found) == ["3.weight"]
+    assert found["3.weight"].any()
+    assert net.training
+    assert all(value.equal(before[name]) for name, value in net.state_dict().items())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("score", [Taylor(), Fisher()], ids=repr)
+def test_what_the_loss_does_not_see_is_worth_nothing(batches: list[Batch], score: ModelScore) -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = nn.Linear(32, 4), nn.Linear(32, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.used(x.flatten(1))
+            return out
+
+    found = score.of_model(Idle().double(), batches, ["used.weight", "idle.weight"])
+    assert found["used.weight"].any()
+    assert not found["idle.weight"].any()
+
+
+def test_half_precision_is_averaged_in_more_digits() -> None:
+    model = nn.Linear(2, 1, bias=False).bfloat16()
+    with torch.no_grad():
+        model.weight.fill_(1.0)
+    x = torch.tensor([[1.0, 0.0]]).repeat(256, 1).bfloat16()
+    x[0] = 3.0
+    found = Taylor(microbatch=1, loss=lambda output, _: output.sum()).of_model(model, [x], ["weight"])["weight"]
+    assert found.dtype == torch.float32
+    assert found[0].tolist() == pytest.approx([258 / 256, 3 / 256], rel=1e-6)  # bfloat16 has three digits
+
+
+@pytest.mark.parametrize("score", [Taylor(), Fisher()], ids=repr)
+def test_what_a_score_of_models_cannot_do_is_refused(net: nn.Module, batches: list[Batch], score: ModelScore) -> None:
+    with pytest.raises(ModelError, match=r"Sequential has no parameter 'nothing'; it has 0\.weight"):
+        score.of_model(net, batches, ["nothing"])
+    with pytest.raises(DataError, match=f"{type(score).__name__} needs data"):
+        score.of_model(net, None, NAMES)
+    with pytest.raises(DataError, match="there is no data"):
+        score.of_model(net, [], NAMES)
+    with pytest.raises(DataError, match="the loss is nan on a batch"):
+        score.of_model(net, [(x * torch.nan, y) for x, y in batches], NAMES)
