@@ -9,10 +9,21 @@ from torch import Tensor, nn
 
 from secateur.errors import DataError, ModelError
 from secateur.torch.batches import Loss
-from secateur.torch.scores import Fisher, ModelScore, Taylor
+from secateur.torch.scores import (
+    Fisher,
+    Gradient,
+    Magnitude,
+    ModelScore,
+    Normalised,
+    SignalToNoise,
+    Taylor,
+    Wald,
+    Wanda,
+)
 
 Batch = tuple[Tensor, Tensor]
 NAMES = ["0.weight", "3.weight"]
+WITH_LOSS = [Taylor(), Fisher(), Gradient(), SignalToNoise(), Wald()]
 
 
 @pytest.fixture
@@ -80,12 +91,105 @@ def test_fisher_at_the_noise_level_is_twice_the_saliency_of_optimal_brain_damage
     torch.testing.assert_close(scores / 2, saliency)
 
 
+def test_gradient_and_signal_to_noise_are_moments_of_the_gradients_of_samples(
+    net: nn.Module, batches: list[Batch]
+) -> None:
+    each = sample_gradients(net, batches)
+    close(Gradient(microbatch=5).of_model(net, batches, NAMES), {name: g.mean(0).abs() for name, g in each.items()})
+    ratio = {name: g.mean(0).abs() / g.std(0, correction=0) for name, g in each.items()}
+    close(SignalToNoise().of_model(net, batches, NAMES), ratio)
+
+
+def test_the_noise_of_passes_is_that_of_their_mean_gradients(net: nn.Module, batches: list[Batch]) -> None:
+    """Passes of 8 and 4 samples: the mean counts samples, and so does the variance around it."""
+    found = SignalToNoise(microbatch=8).of_model(net, batches, NAMES)
+    for name, each in sample_gradients(net, batches).items():
+        mean, (one, other) = each.mean(0), (each[:8].mean(0), each[8:].mean(0))
+        variance = (8 * (one - mean) ** 2 + 4 * (other - mean) ** 2) / 12
+        torch.testing.assert_close(found[name], mean.abs() / variance.sqrt(), rtol=1e-10, atol=0)
+
+
+def test_gradients_that_do_not_vary_have_no_noise() -> None:
+    model, x = nn.Linear(3, 1, bias=False), torch.tensor([[0.1, 0.0, 1.0], [0.1, 0.0, 3.0], [0.1, 0.0, 2.0]])
+    score = SignalToNoise(loss=lambda output, _: output.mean())
+    found = score.of_model(model, [x], ["weight"])["weight"]
+    assert found[0].tolist() == pytest.approx([torch.inf, 0, 2 / (2 / 3) ** 0.5])
+    for batches in ([x[:1]], [x[:1].repeat(4, 1)]):
+        with pytest.raises(DataError, match=r"no gradient varies among \d samples in passes of 1"):
+            score.of_model(model, batches, ["weight"])
+
+
+def test_wald_of_a_linear_regression_is_the_weight_over_its_closed_form_standard_error() -> None:
+    """Orthogonal inputs, residuals of size sigma: the variance of the estimate is sigma^2 (X^T X)^-1, which is diagonal."""
+    signs = torch.tensor([[a, b, c] for a in (-1.0, 1) for b in (-1.0, 1) for c in (-1.0, 1)]).double()
+    x, sigma = (signs * torch.tensor([1.0, 2.0, 0.5])).repeat(2, 1), 0.5
+    noise = sigma * signs.prod(1, keepdim=True).repeat(2, 1)  # orthogonal to each input
+    y = x @ torch.tensor([[1.0], [-0.25], [0.0]]).double() + noise
+    model = nn.Linear(3, 1, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        model.weight.copy_(torch.linalg.lstsq(x, y).solution.T)
+    error = (sigma**2 * torch.linalg.inv(x.T @ x)).diagonal().sqrt()
+    found = Wald(loss=likelihood(sigma)).of_model(model, [(x, y)], ["weight"])["weight"]
+    torch.testing.assert_close(found, model.weight.detach().abs() / error, rtol=1e-10, atol=1e-12)
+    more = Wald(loss=likelihood(sigma), trained_on=64).of_model(model, [(x, y)], ["weight"])["weight"]
+    torch.testing.assert_close(more, 2 * found)
+
+
+def test_wald_rejects_as_many_true_zeros_as_its_level_says() -> None:
+    """A regression on 400 inputs that have no effect, of 4000 samples: |z| > 1.96 for about 5 % of them."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 400, generator=generator, dtype=torch.float64)
+    y = torch.randn(4000, 1, generator=generator, dtype=torch.float64)
+    model = nn.Linear(400, 1, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        model.weight.copy_(torch.linalg.lstsq(x, y).solution.T)
+    found = Wald(samples=4000, loss=likelihood(1.0)).of_model(model, [(x, y)], ["weight"])["weight"]
+    assert 0.02 < (found > 1.96).double().mean() < 0.08  # three standard deviations of 400 tests
+
+
+def test_normalised_scores_are_shares_of_their_tensor(net: nn.Module, batches: list[Batch]) -> None:
+    with torch.no_grad():
+        net[0].weight *= 1000
+    sizes = {name: net.get_parameter(name).detach().abs() for name in NAMES}
+    close(Normalised(Magnitude(1)).of_model(net, None, NAMES), {name: w / w.sum() for name, w in sizes.items()})
+    slopes = {name: each.mean(0).abs() for name, each in sample_gradients(net, batches).items()}
+    close(Normalised(Gradient()).of_model(net, batches, NAMES), {name: g / g.sum() for name, g in slopes.items()})
+
+
+def test_a_tensor_of_zeros_has_no_shares() -> None:
+    model = nn.Linear(2, 1)
+    nn.init.zeros_(model.weight)
+    assert Normalised(Magnitude()).of_model(model, None, ["weight"])["weight"].tolist() == [[0.0, 0.0]]
+
+
+def test_magnitude_is_the_same_by_layer_and_by_model(net: nn.Module) -> None:
+    found = Magnitude(3.0).of_model(net, None, NAMES)
+    for name in NAMES:
+        weight = net.get_parameter(name).detach().flatten(1)
+        assert found[name].flatten(1).equal(Magnitude(3.0).of_weight(weight, None))
+
+
+@pytest.mark.parametrize("wrong", [Wanda(), Gradient, None])
+def test_only_scores_of_models_can_be_normalised(wrong: Any) -> None:
+    with pytest.raises(DataError, match="Normalised takes a score of whole models"):
+        Normalised(wrong)
+
+
+@pytest.mark.parametrize("score", [Gradient, SignalToNoise, Wald])
+def test_counts_of_samples_must_be_positive(score: Any) -> None:
+    for settings in ({"samples": 0}, {"microbatch": 0}):
+        with pytest.raises(DataError, match="samples and microbatch are at least 1"):
+            score(**settings)
+    with pytest.raises(DataError, match="trained_on is at least 1"):
+        Wald(trained_on=0)
+
+
 def likelihood(sigma: float) -> Loss:
     """Minus the logarithm of the density of Gaussian residuals, but for a constant."""
     return lambda output, target: 0.5 * (output - target).square().mean() / sigma**2
 
 
-@pytest.mark.parametrize("score", [Taylor(), Fisher()], ids=repr)
+@pytest.mark.parametrize("score", WITH_LOSS, ids=repr)
 def test_scores_of_models_leave_them_alone(net: nn.Module, batches: list[Batch], score: ModelScore) -> None:
     for parameter in net.parameters():
         parameter.requires_grad_(False)
@@ -98,7 +202,7 @@ def test_scores_of_models_leave_them_alone(net: nn.Module, batches: list[Batch],
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in net.parameters())
 
 
-@pytest.mark.parametrize("score", [Taylor(), Fisher()], ids=repr)
+@pytest.mark.parametrize("score", WITH_LOSS, ids=repr)
 def test_what_the_loss_does_not_see_is_worth_nothing(batches: list[Batch], score: ModelScore) -> None:
     class Idle(nn.Module):
         def __init__(self) -> None:
@@ -125,7 +229,7 @@ def test_half_precision_is_averaged_in_more_digits() -> None:
     assert found[0].tolist() == pytest.approx([258 / 256, 3 / 256], rel=1e-6)  # bfloat16 has three digits
 
 
-@pytest.mark.parametrize("score", [Taylor(), Fisher()], ids=repr)
+@pytest.mark.parametrize("score", WITH_LOSS, ids=repr)
 def test_what_a_score_of_models_cannot_do_is_refused(net: nn.Module, batches: list[Batch], score: ModelScore) -> None:
     with pytest.raises(ModelError, match=r"Sequential has no parameter 'nothing'; it has 0\.weight"):
         score.of_model(net, batches, ["nothing"])

@@ -3,7 +3,9 @@
 from secateur.torch.scores.batchnorm import BatchNormScale
 from secateur.torch.scores.energy import Energy
 from secateur.torch.scores.gradient import Fisher, Taylor
+from secateur.torch.scores.normalised import Normalised
 from secateur.torch.scores.score import Magnitude, Random, Score
+from secateur.torch.scores.significance import Gradient, SignalToNoise, Wald
 from secateur.torch.scores.weights import LAMP, RIA, ModelScore, Wanda, WeightScore
 
 __all__ = [
@@ -12,11 +14,15 @@ __all__ = [
     "BatchNormScale",
     "Energy",
     "Fisher",
+    "Gradient",
     "Magnitude",
     "ModelScore",
+    "Normalised",
     "Random",
     "Score",
+    "SignalToNoise",
     "Taylor",
+    "Wald",
     "Wanda",
     "WeightScore",
 ]
