@@ -13,7 +13,7 @@ from secateur.errors import BudgetError, DataError, ModelError, PlanError
 from secateur.sparse import SparseResult, sparsify
 from secateur.sparse.patterns import Block, NofM, Pattern, Unstructured
 from secateur.sparse.solvers import Refit, SparseGPT, Swaps, keep
-from secateur.torch.scores import LAMP, RIA, Energy, Fisher, Magnitude, Random, Taylor, Wanda, WeightScore
+from secateur.torch.scores import LAMP, RIA, Energy, Fisher, Magnitude, Random, SynFlow, Taylor, Wanda, WeightScore
 
 
 class Attention(nn.Module):
@@ -188,6 +188,22 @@ def test_scores_of_the_whole_model_choose_in_every_pattern(name: str, pattern: P
         gone = torch.cat([worth[name][~stays] for name, stays in result.plan.stays.items()])
         kept = torch.cat([worth[name][stays] for name, stays in result.plan.stays.items()])
         assert gone.max() <= kept.min()
+
+
+def test_rounds_of_synflow_empty_no_layer_before_they_must() -> None:
+    """6 weights of 704 stay: in one round two of three layers are emptied, in 25 there is still a path through all."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 2))
+    settings: dict[str, Any] = {"pattern": Unstructured("global"), "score": SynFlow(), "solver": keep}
+
+    def left(rounds: int) -> list[int]:
+        sparse = model
+        for i in range(1, rounds + 1):
+            sparse = sparsify(sparse, [torch.zeros(1, 8)], sparsity=1 - (6 / 704) ** (i / rounds), **settings).model
+        return [int((layer.weight != 0).sum()) for layer in sparse[::2]]
+
+    assert left(1) == [0, 0, 6]
+    assert left(25) == [2, 2, 2]
 
 
 def test_targets_reach_the_score_for_the_samples_that_count() -> None:

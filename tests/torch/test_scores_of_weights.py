@@ -6,16 +6,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from secateur.errors import DataError, ModelError
 from secateur.torch.batches import Loss
 from secateur.torch.scores import (
     Fisher,
     Gradient,
+    GraSP,
     Magnitude,
     ModelScore,
     Normalised,
     SignalToNoise,
+    SynFlow,
     Taylor,
     Wald,
     Wanda,
@@ -23,7 +26,7 @@ from secateur.torch.scores import (
 
 Batch = tuple[Tensor, Tensor]
 NAMES = ["0.weight", "3.weight"]
-WITH_LOSS = [Taylor(), Fisher(), Gradient(), SignalToNoise(), Wald()]
+WITH_LOSS = [Taylor(), Fisher(), Gradient(), SignalToNoise(), Wald(), GraSP(temperature=1)]
 
 
 @pytest.fixture
@@ -175,7 +178,150 @@ def test_only_scores_of_models_can_be_normalised(wrong: Any) -> None:
         Normalised(wrong)
 
 
-@pytest.mark.parametrize("score", [Gradient, SignalToNoise, Wald])
+@pytest.mark.parametrize("temperature", [1.0, 200.0])
+def test_grasp_is_half_of_what_shrinking_a_weight_takes_from_the_squared_gradient(
+    net: nn.Module, batches: list[Batch], temperature: float
+) -> None:
+    """Central differences of |g|^2 as each weight shrinks: their error is in proportion to epsilon squared."""
+    scores = GraSP(temperature=temperature, microbatch=5).of_model(net, batches, NAMES)
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+
+    def squared_gradient() -> float:
+        loss = F.cross_entropy(net(x) / temperature, y)
+        gradients = torch.autograd.grad(loss, [net.get_parameter(name) for name in NAMES])
+        return float(sum(gradient.square().sum() for gradient in gradients))
+
+    epsilon, largest = 1e-4, max(float(score.abs().max()) for score in scores.values())
+    for name in NAMES:
+        weight = net.get_parameter(name).detach().view(-1)
+        for i in range(len(weight)):
+            value, flows = float(weight[i]), []
+            for scale in (1 + epsilon, 1 - epsilon):
+                weight[i] = value * scale
+                flows.append(squared_gradient())
+            weight[i] = value
+            taken = (flows[0] - flows[1]) / (2 * epsilon)
+            assert float(scores[name].view(-1)[i]) == pytest.approx(taken / 2, abs=1e-6 * largest)
+
+
+def test_grasp_is_weight_times_hessian_times_gradient(net: nn.Module, batches: list[Batch]) -> None:
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    weight = net[3].weight.detach()
+
+    def loss(flat: Tensor) -> Tensor:
+        return F.cross_entropy(F.linear(net[2](net[1](net[0](x))), flat.view_as(weight), net[3].bias), y)
+
+    flat = weight.flatten()
+    hessian = torch.autograd.functional.hessian(loss, flat)
+    gradient = torch.autograd.functional.jacobian(loss, flat)
+    expected = (flat * (hessian @ gradient)).view_as(weight)
+    close(GraSP(temperature=1).of_model(net, batches, ["3.weight"]), {"3.weight": expected})
+
+
+def test_a_loss_without_curvature_takes_no_gradient_away() -> None:
+    model, x = nn.Linear(3, 1), torch.ones(2, 3)
+    assert not GraSP(loss=lambda output, _: output.sum()).of_model(model, [x], ["weight"])["weight"].any()
+
+
+def test_attention_can_be_differentiated_twice() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.out = nn.Linear(4, 4, bias=False), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.out(F.scaled_dot_product_attention(self.q(x), x, x).mean(1))
+            return out
+
+    batches = [(torch.randn(6, 5, 4), torch.randint(3, (6,)))]
+    assert GraSP().of_model(Attention(), batches, ["q.weight"])["q.weight"].any()
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, torch.inf, torch.nan])
+def test_a_temperature_is_positive_and_finite(temperature: float) -> None:
+    with pytest.raises(DataError, match="the temperature is positive and finite"):
+        GraSP(temperature=temperature)
+
+
+def test_two_passes_need_batches_that_start_anew(net: nn.Module, batches: list[Batch]) -> None:
+    with pytest.raises(DataError, match="a one-time list_iterator, and 2 passes of GraSP"):
+        GraSP().of_model(net, iter(batches), NAMES)
+
+
+class Rectified(nn.Module):
+    """Two convolutions with a batch norm that has seen data, biases, and a linear layer: every path passes all three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)
+        self.second, self.head = nn.Conv2d(4, 6, 3, stride=2), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.norm(self.first(x)).relu()).relu()
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+LAYERS = ["first.weight", "second.weight", "head.weight"]
+
+
+@pytest.fixture
+def rectified() -> nn.Module:
+    torch.manual_seed(0)
+    model = Rectified()
+    with torch.no_grad():
+        for tensor in (model.norm.running_mean, model.norm.weight, model.norm.bias, model.first.bias, model.head.bias):
+            assert tensor is not None
+            tensor.normal_(std=3)
+        assert model.norm.running_var is not None
+        model.norm.running_var.uniform_(0.5, 2)
+    return model
+
+
+def test_all_that_flows_through_one_layer_flows_through_the_next(rectified: nn.Module) -> None:
+    scores = SynFlow().of_model(rectified, [torch.zeros(1, 2, 9, 9)], [*LAYERS, "norm.weight", "first.bias"])
+    flows = {name: float(score.sum()) for name, score in scores.items()}
+    for name in (*LAYERS, "norm.weight"):
+        assert flows[name] == pytest.approx(flows["head.weight"], rel=1e-12)
+        assert (scores[name] >= 0).all()
+    assert flows["head.weight"] > 0
+    assert flows["first.bias"] == 0
+
+
+def test_what_flows_is_the_product_of_the_sizes_of_all_layers() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 2)).bfloat16()
+    a, b, c = (model[i].weight.detach().double().abs() for i in (0, 2, 4))
+    ones, ends = torch.ones(3).double(), torch.ones(2).double()
+    expected = {
+        "0.weight": a * torch.outer(ends @ c @ b, ones),
+        "2.weight": b * torch.outer(ends @ c, a @ ones),
+        "4.weight": c * torch.outer(ends, b @ a @ ones),
+    }
+    close(SynFlow().of_model(model, [torch.randn(4, 3).bfloat16()], list(expected)), expected, rtol=1e-12)
+
+
+def test_the_values_of_data_do_not_matter_to_synflow_and_the_model_stays(rectified: nn.Module) -> None:
+    before = copy.deepcopy(rectified.state_dict())
+    one, other = (SynFlow().of_model(rectified, [x], LAYERS) for x in (torch.randn(4, 2, 9, 9), torch.ones(1, 2, 9, 9)))
+    assert all(scores.equal(other[name]) for name, scores in one.items())
+    assert all(value.equal(before[name]) for name, value in rectified.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (None, "needs the shape of a sample"),
+        ([], "there is no data"),
+        ([torch.zeros(2, 3, dtype=torch.int64)], "this one reads integers alone"),
+    ],
+)
+def test_synflow_needs_real_numbers_to_put_ones_in_place_of(batches: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        SynFlow().of_model(nn.Sequential(nn.Embedding(4, 3), nn.Linear(3, 1)), batches, ["1.weight"])
+
+
+@pytest.mark.parametrize("score", [Gradient, SignalToNoise, Wald, GraSP])
 def test_counts_of_samples_must_be_positive(score: Any) -> None:
     for settings in ({"samples": 0}, {"microbatch": 0}):
         with pytest.raises(DataError, match="samples and microbatch are at least 1"):

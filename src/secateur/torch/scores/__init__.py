@@ -2,6 +2,7 @@
 
 from secateur.torch.scores.batchnorm import BatchNormScale
 from secateur.torch.scores.energy import Energy
+from secateur.torch.scores.flow import GraSP, SynFlow
 from secateur.torch.scores.gradient import Fisher, Taylor
 from secateur.torch.scores.normalised import Normalised
 from secateur.torch.scores.score import Magnitude, Random, Score
@@ -14,6 +15,7 @@ __all__ = [
     "BatchNormScale",
     "Energy",
     "Fisher",
+    "GraSP",
     "Gradient",
     "Magnitude",
     "ModelScore",
@@ -21,6 +23,7 @@ __all__ = [
     "Random",
     "Score",
     "SignalToNoise",
+    "SynFlow",
     "Taylor",
     "Wald",
     "Wanda",
