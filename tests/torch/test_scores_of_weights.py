@@ -16,6 +16,7 @@ from secateur.torch.scores import (
     GraSP,
     Magnitude,
     ModelScore,
+    Movement,
     Normalised,
     SignalToNoise,
     SynFlow,
@@ -170,6 +171,62 @@ def test_magnitude_is_the_same_by_layer_and_by_model(net: nn.Module) -> None:
     for name in NAMES:
         weight = net.get_parameter(name).detach().flatten(1)
         assert found[name].flatten(1).equal(Magnitude(3.0).of_weight(weight, None))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW])
+def test_movement_adds_up_what_the_steps_of_training_find(net: nn.Module, batches: list[Batch], optimizer: Any) -> None:
+    """Written out: at each step minus the weight before it times its gradient, accumulated over two batches."""
+    by_hand = {name: torch.zeros_like(net.get_parameter(name)) for name in NAMES}
+    net[0].bias.requires_grad_(False)
+    steps, other = optimizer(net.parameters(), lr=0.1, weight_decay=0.01), nn.Linear(2, 2)
+    with Movement(net) as movement:
+        for _ in range(4):
+            steps.zero_grad()
+            for x, y in batches:
+                F.cross_entropy(net(x), y).backward()
+            for name in NAMES:
+                parameter = net.get_parameter(name)
+                assert parameter.grad is not None
+                by_hand[name] -= (parameter * parameter.grad).detach()
+            steps.step()
+            other(torch.ones(2)).sum().backward()
+            torch.optim.SGD(other.parameters(), lr=0.1).step()
+    steps.step()  # outside nobody looks
+    close(movement.of_model(copy.deepcopy(net), None, NAMES), by_hand)
+    assert not movement.of_model(net, None, ["0.bias"])["0.bias"].any()
+
+
+def test_movement_goes_on_where_it_is_opened_again_and_stops_at_an_error() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    movement, optimizer = Movement(model), torch.optim.SGD(model.parameters(), lr=0.0)
+    model(torch.ones(1, 1)).backward()
+
+    def fails() -> None:
+        with movement:
+            optimizer.step()
+            raise ZeroDivisionError
+
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            fails()
+        optimizer.step()
+    assert movement.of_model(model, None, ["weight"])["weight"].tolist() == [[-2.0]]
+
+
+def test_movement_of_nothing_or_of_another_model_is_refused() -> None:
+    model = nn.Linear(2, 1)
+    movement = Movement(model)
+    with pytest.raises(DataError, match="no step of an optimiser was seen"):
+        movement.of_model(model, None, ["weight"])
+    for value in (1.0, torch.nan):
+        model.weight.grad = torch.full((1, 2), value)
+        with movement:
+            torch.optim.SGD(model.parameters(), lr=0.0).step()
+        with pytest.raises(ModelError, match=r"of another model: 'weight' was \[1, 2\] in training, and is \[1, 3\]"):
+            movement.of_model(nn.Linear(3, 1), None, ["weight"])
+    with pytest.raises(ModelError, match="the gradients of 'weight' were not finite"):
+        movement.of_model(model, None, ["weight"])
 
 
 @pytest.mark.parametrize("wrong", [Wanda(), Gradient, None])
