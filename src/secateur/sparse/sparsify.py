@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import BudgetError, DataError, ModelError, PlanError
-from secateur.sparse.allocation import Allocation, Share, even
+from secateur.sparse.allocation import Allocation, Cutoff, Lowest, Share, even
 from secateur.sparse.counts import apportion, count_of, share_of
 from secateur.sparse.layers import Layer, survey
 from secateur.sparse.patterns import Block, Pattern, Unstructured
@@ -96,7 +96,7 @@ def sparsify(
     pattern: Pattern | None = None,
     score: criteria.WeightScore | criteria.ModelScore | None = None,
     solver: Solver | Iterable[Solver] | None = None,
-    allocation: Allocation = even,
+    allocation: Allocation | Cutoff = even,
     exclude: Sequence[str] = (),
     in_sequence: bool = True,
     samples: int = 128,
@@ -110,11 +110,12 @@ def sparsify(
     Args:
         model: Any module; it is not changed.
         batches: What the model reads; with targets, where the score needs a loss. See `secateur.torch.batches`.
-        sparsity: The share that goes, in [0, 1), or shares by name patterns. None where the pattern says how much.
+        sparsity: The share that goes, in [0, 1), or shares by name patterns. None where the pattern or the allocation
+            says how much.
         pattern: What goes together; by default each weight by itself, as many in each row.
         score: What a weight is worth; by default `scores.Wanda()`. One of whole models is asked once, before anything goes.
         solver: What is done with the choice, one after the other; by default `solvers.Refit()`. `solvers.keep` does nothing.
-        allocation: How what goes is divided among the layers, where `sparsity` is one number.
+        allocation: How what goes is divided among the layers, where `sparsity` is one number; or what decides how much goes.
         exclude: Parameters or modules that stay dense, as name patterns.
         in_sequence: Solve each layer on what the model gives it in which the layers before are sparse already. Otherwise all are
             solved on what the dense model gives them.
@@ -125,7 +126,8 @@ def sparsify(
         The sparse model with its plan and a report.
 
     Raises:
-        BudgetError: A sparsity is missing, out of range, or not the pattern's.
+        BudgetError: A sparsity is missing, out of range, or not the pattern's; or an allocation does not go with the pattern, or
+            lets everything go.
         DataError: There are no data, they do not fit the model, or activations are not finite; names the layer.
         ModelError: Weights are not finite.
         PlanError: The pattern does not fit a weight, a name pattern fits nothing, a solver does not know the pattern, or a score
@@ -308,31 +310,40 @@ def _counts(
     layers: Sequence[Layer],
     pattern: Pattern,
     sparsity: Sparsity | None,
-    allocation: Allocation,
+    allocation: Allocation | Cutoff,
     scores: Callable[[], Mapping[Product, Tensor]],
 ) -> dict[Product, list[int]]:
     """How many units go of each layer, group by group."""
     units = {layer.product: _units(layer, pattern) for layer in layers}
+    compared = isinstance(pattern, Unstructured) and pattern.scope == "global"
+    allocation = Lowest() if compared and allocation is even else allocation
+    _check_compared(allocation, pattern, sparsity, compared)
     if pattern.share is not None:
         if sparsity is not None and (isinstance(sparsity, Mapping) or float(share_of(sparsity)) != pattern.share):
             raise BudgetError(
                 f"{pattern} has a sparsity of {pattern.share:g}; leave sparsity= out, or choose another pattern"
             )
         return {product: [int(n * pattern.share + 0.5) for n in each] for product, each in units.items()}
-    if sparsity is None:
+    shares = [_share(layer, sum(units[layer.product]), scores) for layer in layers]
+    if isinstance(allocation, Cutoff):
+        if sparsity is not None:
+            raise BudgetError(f"{allocation} decides how much goes; leave sparsity= out, or choose another allocation")
+        gone = allocation.cut(shares)
+        if sum(gone) == sum(share.units for share in shares):
+            raise BudgetError(f"{allocation} lets all weights go; look at the scores, or give a sparsity instead")
+    elif sparsity is None:
         raise BudgetError(f"{pattern} needs a sparsity, such as sparsity=0.5")
-    if isinstance(pattern, Unstructured) and pattern.scope == "global":
-        return _lowest_of_all(units, sparsity, allocation, scores())
-    if isinstance(sparsity, Mapping):
-        shares = _shares(layers, sparsity)
-        gone = [count_of(shares[layer.product], sum(units[layer.product])) for layer in layers]
+    elif isinstance(sparsity, Mapping):
+        by_layer = _shares(layers, sparsity)
+        gone = [count_of(by_layer[layer.product], sum(units[layer.product])) for layer in layers]
     else:
         share_of(sparsity)
-        gone = allocation([_share(layer, sum(units[layer.product]), scores) for layer in layers], sparsity)
-    return {
-        layer.product: apportion(n, units[layer.product], units[layer.product])
-        for layer, n in zip(layers, gone, strict=True)
-    }
+        gone = allocation(shares, sparsity)
+    counts = {}
+    for layer, n in zip(layers, gone, strict=True):
+        each = units[layer.product]
+        counts[layer.product] = _lowest(n, scores()[layer.product]) if compared else apportion(n, each, each)
+    return counts
 
 
 def _share(layer: Layer, units: int, scores: Callable[[], Mapping[Product, Tensor]]) -> Share:
@@ -342,18 +353,26 @@ def _share(layer: Layer, units: int, scores: Callable[[], Mapping[Product, Tenso
     return Share(layer.name, dims, units, lambda: scores()[layer.product])
 
 
-def _lowest_of_all(
-    units: Mapping[Product, list[int]], sparsity: Sparsity, allocation: Allocation, scores: Mapping[Product, Tensor]
-) -> dict[Product, list[int]]:
-    """How many of each group are among the lowest scores of all."""
-    if isinstance(sparsity, Mapping) or allocation is not even:
-        raise BudgetError("all tensors are compared with each other: give one sparsity, and no allocation")
-    total = sum(sum(each) for each in units.values())
-    everything = torch.cat([scores[product].flatten().double() for product in units])
-    places = torch.cat([torch.full((n,), i) for i, n in enumerate(n for each in units.values() for n in each)])
-    lowest = everything.argsort(stable=True)[: count_of(sparsity, total)]
-    found = iter(torch.bincount(places[lowest], minlength=sum(map(len, units.values()))).tolist())
-    return {product: [next(found) for _ in each] for product, each in units.items()}
+def _lowest(count: int, scores: Tensor) -> list[int]:
+    """How many of each group are among the lowest scores `[groups, out, in]` of a layer."""
+    lowest = scores.flatten().argsort(stable=True)[:count]
+    return torch.bincount(lowest // scores[0].numel(), minlength=len(scores)).tolist()
+
+
+def _check_compared(
+    allocation: Allocation | Cutoff, pattern: Pattern, sparsity: Sparsity | None, compared: bool
+) -> None:
+    """Refuse a pattern by which all tensors are compared without an allocation that compares them, and the other way round."""
+    compares = isinstance(allocation, Lowest | Cutoff)
+    if compared and (isinstance(sparsity, Mapping) or not compares):
+        raise BudgetError(
+            "all tensors are compared with each other: give one sparsity, and no allocation but one that compares, such as "
+            "Lowest(floor=0.05)"
+        )
+    if compares and not compared:
+        raise BudgetError(
+            f"{allocation} compares the weights of all tensors, and {pattern} does not; choose patterns.Unstructured('global')"
+        )
 
 
 def _shares(layers: Sequence[Layer], sparsity: Mapping[str, float | Fraction]) -> dict[Product, float | Fraction]:
