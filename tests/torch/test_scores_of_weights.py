@@ -160,6 +160,21 @@ def test_normalised_scores_are_shares_of_their_tensor(net: nn.Module, batches: l
     close(Normalised(Gradient()).of_model(net, batches, NAMES), {name: g / g.sum() for name, g in slopes.items()})
 
 
+@pytest.mark.parametrize("score", [Taylor(), Fisher(), Wald(), SynFlow()], ids=repr)
+def test_a_scale_that_moves_between_layers_changes_no_score(score: ModelScore) -> None:
+    """The same function, so the same worth; the factor is a power of two, which rounds nothing."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    batches, names = [(torch.randn(10, 6), torch.randint(4, (10,)))], ["0.weight", "2.weight"]
+    before = score.of_model(model, batches, names)
+    with torch.no_grad():
+        model[0].weight *= 4
+        model[0].bias *= 4
+        model[2].weight /= 4
+    after = score.of_model(model, batches, names)
+    assert all(after[name].equal(scores) for name, scores in before.items())
+
+
 def test_a_tensor_of_zeros_has_no_shares() -> None:
     model = nn.Linear(2, 1)
     nn.init.zeros_(model.weight)

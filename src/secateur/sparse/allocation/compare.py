@@ -6,10 +6,10 @@ from fractions import Fraction
 from math import ceil, inf, isnan, sqrt
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from secateur.allocate.budget import exact_share
 from secateur.errors import BudgetError, DataError
 from secateur.sparse.allocation.divide import Share
 from secateur.sparse.counts import count_of, share_of
@@ -93,8 +93,13 @@ class Below:
     def cut(self, layers: Sequence[Share]) -> list[int]:
         """Count what goes; see `Cutoff`."""
         scores = [layer.scores() for layer in layers]
-        threshold = _quantile(_live(scores), self.quantile) if self.threshold is None else self.threshold
+        threshold = self._quantile(_live(scores)) if self.threshold is None else self.threshold
         return [int((each < threshold).sum()) for each in scores]
+
+    def _quantile(self, scores: Tensor) -> float:
+        """One of the scores, such that the share of them, rounded up, lies below where all differ."""
+        place = ceil(exact_share("quantile", self.quantile, zero=True) * (len(scores) - 1))
+        return float(scores.sort().values[place]) if len(scores) else inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +146,9 @@ def largest_discovery(p_values: Tensor, rate: float) -> float:
         rate: In (0, 1).
 
     Example:
-        >>> largest_discovery(torch.tensor([0.04, 0.01, 0.03, 0.9]), 0.05), largest_discovery(torch.tensor([0.4]), 0.05)
-        (0.009999999776482582, -1.0)
+        >>> p_values = torch.tensor([0.04, 0.01, 0.02, 0.9], dtype=torch.float64)
+        >>> largest_discovery(p_values, 0.05), largest_discovery(p_values, 0.001)
+        (0.02, -1.0)
     """
     ordered = p_values.sort().values
     ranks = torch.arange(1, len(ordered) + 1, dtype=torch.float64, device=ordered.device)
@@ -150,14 +156,9 @@ def largest_discovery(p_values: Tensor, rate: float) -> float:
     return float(found[-1]) if len(found) else -1.0
 
 
-def _quantile(scores: Tensor, share: float | None) -> float:
-    """One of the scores, such that this share of them, rounded up, lies below where all differ."""
-    return float(np.quantile(scores.numpy(), share, method="higher")) if len(scores) else inf
-
-
 def _p_values(z: Tensor) -> Tensor:
     """How likely a weight that is zero looks at least so far from it: two-sided, in float64."""
-    return torch.special.erfc(z.double().clamp(min=0) / sqrt(2))
+    return torch.erfc(z.double().clamp(min=0) / sqrt(2))
 
 
 def _live(scores: Sequence[Tensor]) -> Tensor:

@@ -132,17 +132,13 @@ def _positive(tensor: Tensor) -> Tensor:
 
 def _filled(inputs: Inputs, value: float) -> Inputs:
     """Inputs with one value in all floating-point tensors, in float64; masks and indices stay."""
-    leaves, structure = pytree.tree_flatten(inputs)
-    real = [isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in leaves]
-    if not any(real):
+    if not any(isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in pytree.tree_leaves(inputs)):
         raise DataError("SynFlow puts ones into a model, and this one reads integers alone; choose another score")
-    filled: Inputs = pytree.tree_unflatten(
-        [
-            torch.full_like(leaf, value, dtype=torch.float64) if is_real else leaf
-            for leaf, is_real in zip(leaves, real, strict=True)
-        ],
-        structure,
-    )
+
+    def fill(tensor: Tensor) -> Tensor:
+        return torch.full_like(tensor, value, dtype=torch.float64) if tensor.is_floating_point() else tensor
+
+    filled: Inputs = pytree.tree_map_only(Tensor, fill, inputs)
     return filled
 
 
@@ -160,5 +156,5 @@ def _times_hessian(
         slope = torch.stack([(gradient * vector[name]).sum() for name, gradient in gradients.items()]).sum()
     if not slope.requires_grad:
         return {}
-    found = torch.autograd.grad(slope, list(parameters.values()), allow_unused=True)
+    found: tuple[Tensor | None, ...] = torch.autograd.grad(slope, list(parameters.values()), allow_unused=True)
     return {name: product for name, product in zip(parameters, found, strict=True) if product is not None}
