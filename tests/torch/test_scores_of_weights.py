@@ -139,6 +139,11 @@ def test_wald_of_a_linear_regression_is_the_weight_over_its_closed_form_standard
     torch.testing.assert_close(more, 2 * found)
 
 
+def test_wald_is_the_root_of_fisher_on_another_scale(net: nn.Module, batches: list[Batch]) -> None:
+    fisher = Fisher().of_model(net, batches, NAMES)
+    close(Wald(trained_on=100).of_model(net, batches, NAMES), {name: 10 * each.sqrt() for name, each in fisher.items()})
+
+
 def test_wald_rejects_as_many_true_zeros_as_its_level_says() -> None:
     """A regression on 400 inputs that have no effect, of 4000 samples: |z| > 1.96 for about 5 % of them."""
     generator = torch.Generator().manual_seed(0)

@@ -99,7 +99,8 @@ class Wald:
 
     The standard error is that of a maximum of the likelihood, from the diagonal of the empirical Fisher matrix: the loss must be
     minus the logarithm of a probability, as cross-entropy is, and the model trained to its minimum. What weights have in common
-    is left out, so that z-values are rather too large. `allocation.Insignificant` lets those go that may be zero.
+    is left out, so that z-values are rather too large. They order weights as `Fisher` does, whose root they are but for n, on a
+    scale that says how certain a weight is: `allocation.Insignificant` lets those go that may be zero.
 
     Args:
         samples: How many samples to use, > 0.
