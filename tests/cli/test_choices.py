@@ -15,9 +15,10 @@ from secateur.errors import BudgetError, JobError
     ("key", "module"), [("score", "scores"), ("allocation", "allocate"), ("compensation", "compensation")]
 )
 def test_every_choice_of_the_library_has_a_name(key: str, module: str) -> None:
-    protocols_and_values = {"Score", "WeightScore", "Allocator", "Budget", "Compensation"}
+    protocols_and_values = {"Score", "WeightScore", "ModelScore", "Allocator", "Budget", "Compensation"}
     found = {name: getattr(getattr(sc, module), name) for name in getattr(sc, module).__all__ if name[0].isupper()}
-    weights_alone = {name for name, one in found.items() if hasattr(one, "of_weight") and "__call__" not in vars(one)}
+    of_weights = {name for name, one in found.items() if hasattr(one, "of_weight") or hasattr(one, "of_model")}
+    weights_alone = {name for name in of_weights if "__call__" not in vars(found[name])}
     classes = found.keys() - protocols_and_values - weights_alone
 
     assert {choice.__name__ for choice in NAMES[key].values()} == classes

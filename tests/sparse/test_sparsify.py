@@ -13,7 +13,7 @@ from secateur.errors import BudgetError, DataError, ModelError, PlanError
 from secateur.sparse import SparseResult, sparsify
 from secateur.sparse.patterns import Block, NofM, Pattern, Unstructured
 from secateur.sparse.solvers import Refit, SparseGPT, Swaps, keep
-from secateur.torch.scores import LAMP, RIA, Magnitude, Random, Wanda, WeightScore
+from secateur.torch.scores import LAMP, RIA, Energy, Fisher, Magnitude, Random, SynFlow, Taylor, Wanda, WeightScore
 
 
 class Attention(nn.Module):
@@ -172,6 +172,79 @@ def test_all_tensors_together_lose_what_scores_least() -> None:
     assert [layer.sparsity for layer in result.report] == [0.0, 1.0]
     fair = sparsify(model, [data], sparsity=0.5, pattern=Unstructured("global"), score=LAMP(), solver=keep)
     assert all(0.3 < layer.sparsity < 0.7 for layer in fair.report)
+
+
+@pytest.mark.parametrize("name", ["convolutions", "sequences", "attention"])
+@pytest.mark.parametrize("pattern", [Unstructured(), Unstructured("global"), NofM(2, 4), Block(4, 1)], ids=repr)
+def test_scores_of_the_whole_model_choose_in_every_pattern(name: str, pattern: Pattern) -> None:
+    model, data = made(name)
+    batches = [(x, x) for x in data.split(16)]
+    sparsity = None if isinstance(pattern, NofM) else 0.5
+    score = Fisher(loss=lambda output, _: output.square().mean())
+    result = sparsify(model, batches, sparsity=sparsity, pattern=pattern, score=score, solver=keep)
+    assert isinstance(pattern, Block) or result.plan.zeros * 2 == result.plan.total
+    if pattern == Unstructured("global"):
+        worth = score.of_model(model, batches, list(result.plan.stays))
+        gone = torch.cat([worth[name][~stays] for name, stays in result.plan.stays.items()])
+        kept = torch.cat([worth[name][stays] for name, stays in result.plan.stays.items()])
+        assert gone.max() <= kept.min()
+
+
+def test_rounds_of_synflow_empty_no_layer_before_they_must() -> None:
+    """6 weights of 704 stay: in one round two of three layers are emptied, in 25 there is still a path through all."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 2))
+    settings: dict[str, Any] = {"pattern": Unstructured("global"), "score": SynFlow(), "solver": keep}
+
+    def left(rounds: int) -> list[int]:
+        sparse = model
+        for i in range(1, rounds + 1):
+            sparse = sparsify(sparse, [torch.zeros(1, 8)], sparsity=1 - (6 / 704) ** (i / rounds), **settings).model
+        return [int((layer.weight != 0).sum()) for layer in sparse[::2]]
+
+    assert left(1) == [0, 0, 6]
+    assert left(25) == [2, 2, 2]
+
+
+def test_targets_reach_the_score_for_the_samples_that_count() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4))
+    batches = [(torch.randn(16, 8), torch.randint(4, (16,))) for _ in range(3)]
+    first = [(batches[0][0], batches[0][1]), (batches[1][0][:4], batches[1][1][:4])]
+
+    def stays(batches: Any) -> dict[str, Tensor]:
+        return dict(sparsify(model, batches, sparsity=0.5, score=Taylor(), samples=20, solver=keep).plan.stays)
+
+    found, other = stays(batches), stays([(x, 3 - y) for x, y in batches])
+    assert all(mask.equal(stays(first)[name]) for name, mask in found.items())
+    assert not all(mask.equal(other[name]) for name, mask in found.items())
+    with pytest.raises(DataError, match="give targets as tensors"):
+        stays([(x, y.tolist()) for x, y in batches])
+    sparsify(model, [(x, y.tolist()) for x, y in batches], sparsity=0.5, samples=20)  # nobody looks at them
+
+
+def test_a_score_that_is_not_one_of_single_weights_is_refused() -> None:
+    class Wrong:
+        def __init__(self, value: Any) -> None:
+            self.value = value
+
+        def of_model(self, model: nn.Module, batches: Any, names: Any) -> Any:
+            return self.value
+
+        def __repr__(self) -> str:
+            return "Wrong()"
+
+    model, data = nn.Linear(8, 4), torch.randn(16, 8)
+    for score in (Energy(), Taylor, "taylor"):
+        with pytest.raises(PlanError, match="score= is an object that scores single weights"):
+            sparsify(model, [data], sparsity=0.5, score=score)  # type: ignore[arg-type]
+    for value, got in (
+        ({}, "got none"),
+        ({"weight": torch.zeros(8, 4)}, r"got a \[8, 4\] tensor with 0 NaN"),
+        ({"weight": torch.zeros(4, 8) / 0}, r"got a \[4, 8\] tensor with 32 NaN"),
+    ):
+        with pytest.raises(DataError, match=r"Wrong\(\) gives a number for each weight of 'weight' \[4, 8\]; " + got):
+            sparsify(model, [data], sparsity=0.5, score=Wrong(value))
 
 
 def test_zeros_that_were_there_count_once() -> None:

@@ -38,13 +38,13 @@ class SparseResult:
         model: A copy of the model with zeros; the caller's is untouched.
         plan: Which weights stay.
         report: What became of each weight, in the order in which they run.
-        samples: How many samples each layer was solved on.
+        samples: How many samples each layer was solved on; 0 where none was.
     """
 
     model: nn.Module
     plan: WeightPlan
     report: tuple[LayerReport, ...]
-    samples: int
+    samples: int = 0
 
     @property
     def zeros(self) -> int:

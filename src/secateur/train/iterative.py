@@ -14,7 +14,7 @@ from secateur.sparse.allocation import Allocation, even
 from secateur.sparse.counts import share_of
 from secateur.sparse.layers import survey
 from secateur.sparse.patterns import Pattern, Unstructured
-from secateur.sparse.sparsify import LayerReport
+from secateur.sparse.result import LayerReport
 from secateur.torch.apply import state_of
 from secateur.torch.capture import Inputs
 from secateur.torch.replicate import replicate

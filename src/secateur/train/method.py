@@ -12,10 +12,10 @@ from torch import Tensor
 from secateur.errors import BudgetError, ModelError, PlanError
 from secateur.sparse import WeightPlan
 from secateur.sparse.allocation import Allocation, even
+from secateur.sparse.amounts import check_fit, counts_of
 from secateur.sparse.counts import share_of
 from secateur.sparse.layers import Layer
 from secateur.sparse.patterns import Pattern
-from secateur.sparse.sparsify import _check_fit, _counts
 from secateur.torch.products import Product
 from secateur.torch.scores import WeightScore
 
@@ -130,7 +130,7 @@ def lowest(
     check_layers(weights, pattern)
     found = cache(lambda layer: weights.scores(layer, lambda weight: score.of_weight(weight, None)))
     by_product = cache(lambda: {layer.product: found(layer) for layer in weights.layers})
-    counts = _counts(weights.layers, pattern, sparsity, allocation, by_product)
+    counts = counts_of(weights.layers, pattern, sparsity, allocation, by_product)
     return weights.with_masks(
         {layer.product: chosen(pattern, found(layer), counts[layer.product]) for layer in weights.layers}
     )
@@ -165,7 +165,7 @@ def check_layers(weights: Weights, pattern: Pattern) -> None:
         raise PlanError(
             "weights are found by a run of the model: pass example inputs, as in masked(model, method, inputs)"
         )
-    _check_fit(weights.layers, pattern)
+    check_fit(weights.layers, pattern)
 
 
 def _wide(layer: Layer, tensors: Mapping[str, Tensor]) -> Tensor:

@@ -1,18 +1,20 @@
 """What a score is, and the two that need neither data nor gradients: magnitude and chance."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.axes import Scores
 from secateur.errors import DataError, ModelError
 from secateur.torch.batches import Batches
 from secateur.torch.capture import TracedNetwork
 from secateur.torch.scores.units import by_axis, sum_onto_units
+from secateur.torch.scores.weights import weights_of
 
 
 class Score(Protocol):
@@ -77,6 +79,15 @@ class Magnitude:
     def of_weight(self, weight: Tensor, power: Tensor | None) -> Tensor:  # noqa: ARG002 - as WeightScore asks
         """`|w|^p` of single weights, which add up in blocks; see `WeightScore`."""
         return weight.abs() ** self.p
+
+    def of_model(
+        self,
+        model: nn.Module,
+        batches: Batches | None,  # noqa: ARG002 - as ModelScore asks
+        names: Collection[str],
+    ) -> dict[str, Tensor]:
+        """The same, for whole parameters; see `ModelScore`."""
+        return {name: self.of_weight(weight, None) for name, weight in weights_of(model, names).items()}
 
 
 @dataclass(frozen=True, slots=True)

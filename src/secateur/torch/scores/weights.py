@@ -1,15 +1,18 @@
-"""What a single weight is worth: one number for each entry of a matrix, higher = keep."""
+"""What a single weight is worth, layer by layer or over a whole model: one number for each, higher = keep."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from secateur.errors import DataError
+from secateur.errors import DataError, ModelError
+from secateur.torch.batches import Batches
 
 
+@runtime_checkable
 class WeightScore(Protocol):
     """Says what each weight of a layer is worth."""
 
@@ -27,6 +30,24 @@ class WeightScore(Protocol):
 
         Returns:
             `[out, in]`; higher = keep.
+        """
+        ...
+
+
+@runtime_checkable
+class ModelScore(Protocol):
+    """Says what each weight of a model is worth, from one look at the whole of it."""
+
+    def of_model(self, model: nn.Module, batches: Batches | None, names: Collection[str]) -> Mapping[str, Tensor]:
+        """Score the weights of some parameters.
+
+        Args:
+            model: Whose weights they are; it is not changed.
+            batches: Data, for the scores that need it; see `secateur.torch.batches`.
+            names: The parameters that count.
+
+        Returns:
+            For each name a tensor of the parameter's shape; higher = keep.
         """
         ...
 
@@ -118,6 +139,23 @@ class LAMP:
         scores = torch.empty_like(squares)
         scores[order] = squares[order] / torch.where(above > 0, above, 1.0)
         return scores.view(weight.shape)
+
+
+def weights_of(model: nn.Module, names: Collection[str]) -> dict[str, Tensor]:
+    """The named parameters, in float32 at least, without gradients.
+
+    Raises:
+        ModelError: The model has no parameter of such a name.
+    """
+    parameters = dict(model.named_parameters())
+    for name in names:
+        if name not in parameters:
+            raise ModelError(
+                f"{type(model).__name__} has no parameter {name!r}; it has {', '.join(list(parameters)[:5])}..."
+            )
+    return {
+        name: parameters[name].detach().to(torch.promote_types(parameters[name].dtype, torch.float32)) for name in names
+    }
 
 
 def norms(score: object, power: Tensor | None) -> Tensor:

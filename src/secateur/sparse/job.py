@@ -1,0 +1,190 @@
+"""Goes through a model and makes each layer sparse on what it reads; a journal, where there is one, keeps what is done."""
+
+import hashlib
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from secateur.errors import DataError
+from secateur.sparse.journal import Entry, Journal, Masks, digest
+from secateur.sparse.layers import Layer, Survey
+from secateur.sparse.plan import WeightPlan
+from secateur.sparse.procedure import Procedure, Worth
+from secateur.sparse.result import LayerReport, SparseResult
+from secateur.torch.apply import state_of
+from secateur.torch.batches import batch_size, part, real_rows
+from secateur.torch.calibrate import Calibrate, Moments, evaluation_copy, undisturbed
+from secateur.torch.capture import Inputs
+from secateur.torch.products import Product
+from secateur.torch.side_by_side import side_by_side
+
+logger = logging.getLogger(__name__)
+
+WINDOWS = 8
+"""Windows of an image that a convolution is solved on, for each of its inputs; and so many more."""
+LEAST_ROWS = 4096
+LIVE = 3
+"""About how many times the largest input and output of a layer are alive at once."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what was done last, how much is done and how much there is."""
+
+
+class Job:
+    """Layers that are to become sparse, and what became of those that are."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[Layer],
+        counts: Mapping[Product, list[int]],
+        procedure: Procedure,
+        journal: Journal | None,
+        progress: Progress | None,
+    ) -> None:
+        self.model, self.layers, self.counts, self.procedure = model, layers, counts, procedure
+        self.journal, self.progress = journal, progress
+        self.running = evaluation_copy(model)
+        self.todo = {layer.product: layer for layer in layers}
+        self.dense = {name: tensor.detach() for name, tensor in state_of(model).items()}
+        self.entries: dict[str, Entry] = {}
+        self.reports: dict[str, LayerReport] = {}
+
+    def in_sequence(self, pieces: Sequence[Inputs], repeated: Collection[Product]) -> None:
+        """One run, in which each layer becomes sparse when it is its turn; those that run several times are left."""
+
+        def change(product: Product, read: Mapping[int, Tensor]) -> Tensor:
+            layer = self.todo.pop(product)
+            return self._settled(
+                layer, lambda: self._moments(layer, [real_rows(pieces[number], x) for number, x in read.items()])
+            )
+
+        with undisturbed():
+            side_by_side(self.running, pieces, [product for product in self.todo if product not in repeated], change)
+
+    def from_moments(self, pieces: Sequence[Inputs]) -> None:
+        """All layers that are left, on what the model as it is now gives them."""
+        if not self.todo:
+            return
+        calibrate = Calibrate(samples=sum(map(batch_size, pieces)), gram=self.procedure.needs_gram)
+        tensors = {product.tensor for product in self.todo}
+        for moments in calibrate(self.running, [(piece, None) for piece in pieces], tensors):
+            layer = self.todo.pop(moments.product, None)
+            if layer is not None:
+                self._settled(layer, partial(ordered, layer, moments))
+
+    def result(self, samples: int) -> SparseResult:
+        """What became of the model."""
+        names = list(dict.fromkeys(layer.product.tensor for layer in self.layers))
+        if self.journal is None:
+            masks: Mapping[str, Tensor] = {name: self.entries[name].stays for name in names}
+            for name, tensor in state_of(self.model).items():
+                if name not in masks and isinstance(tensor, nn.Parameter):
+                    tensor.data = tensor.detach().clone()
+        else:
+            masks = Masks(self.journal, names)
+        reports = tuple(self.reports[layer.name] for layer in self.layers)
+        return SparseResult(self.model, WeightPlan(masks), reports, samples)
+
+    def _moments(self, layer: Layer, read: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """E[x^2] and E[x x^T] of what a layer reads: `[groups, in]`, `[groups, in, in]`."""
+        at_most = None if layer.product.window is None else max(LEAST_ROWS, WINDOWS * layer.shape[2]) // len(read) + 1
+        total, count = None, 0
+        for x in read:
+            rows = layer.read(x, at_most)
+            rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+            if not torch.isfinite(rows).all():
+                raise DataError(f"{layer.name!r} reads values that are not finite; look at the data and the weights")
+            more = rows.mT @ rows if self.procedure.needs_gram else rows.square().sum(1)
+            total = more if total is None else total.add_(more)
+            count += rows.shape[1]
+        if total is None or not count:
+            raise DataError(f"{layer.name!r} reads nothing: all of the data is padding")
+        total /= count
+        return (total.diagonal(dim1=1, dim2=2), total) if self.procedure.needs_gram else (total, None)
+
+    def _settled(self, layer: Layer, moments: Callable[[], tuple[Tensor, Tensor | None]]) -> Tensor:
+        """Make a layer sparse, or look up what became of it in an earlier run; gives the parameter."""
+        name = layer.product.tensor
+        entry = self.entries.get(name)
+        if entry is None and self.journal is not None:
+            entry = self.journal.find(name, self.dense[name])
+        if entry is None or layer.name not in {report.name for report in entry.reports}:
+            entry = self._solved(layer, entry, *moments())
+            if self.journal is not None:
+                entry = self.journal.add(name, self.dense[name], entry)
+        if self.journal is None:
+            self.entries[name] = entry
+        self.reports.update((report.name, report) for report in entry.reports)
+        for model in (self.model, self.running):
+            parameter = model.get_parameter(name)
+            parameter.data = entry.weight.to(parameter.device)
+        if self.progress is not None:
+            self.progress(layer.name, len(self.layers) - len(self.todo), len(self.layers))
+        return parameter
+
+    def _solved(self, layer: Layer, entry: Entry | None, power: Tensor, gram: Tensor | None) -> Entry:
+        """Make a layer sparse in what is known of its parameter."""
+        dense = self.dense[layer.product.tensor]
+        kind = power.dtype
+        weights, kept, error = self.procedure(
+            layer, layer.matrices(dense).to(kind), power, gram, self.counts[layer.product]
+        )
+        weight, stays = (
+            (dense.clone(), torch.ones_like(dense, dtype=torch.bool)) if entry is None else (entry.weight, entry.stays)
+        )
+        layer.put(weights, weight)
+        layer.put(kept, stays)
+        report = LayerReport(layer.name, layer.shape, int((~kept).sum()), error)
+        logger.info("%s: %s", layer.name, "solved" if error is None else f"relative error {error:.2e}")
+        return Entry(weight, stays, (*(() if entry is None else entry.reports), report))
+
+
+def affordable(pieces: Sequence[Inputs], found: Survey, memory: int) -> list[Inputs]:
+    """As many samples as the memory is enough for, in pieces that are small enough to work on."""
+    most, step = (max(1, memory // (2 * LIVE * size)) for size in (found.waiting, found.working))
+    taken, left = [], most
+    for piece in pieces:
+        for start in range(0, min(batch_size(piece), left), step):
+            taken.append(part(piece, None, start, min(start + step, batch_size(piece), start + left))[0])
+            left -= batch_size(taken[-1])
+    if left <= 0:
+        logger.info("%d samples are used; for more, the memory would have to be larger", most)
+    return taken
+
+
+def identity(
+    procedure: Procedure, counts: Mapping[Product, list[int]], pieces: Sequence[Inputs], *, in_sequence: bool
+) -> dict[str, str]:
+    """All that decides what becomes of a model's weights, besides these."""
+    data = hashlib.sha256()
+    for leaf in pytree.tree_leaves(list(pieces)):
+        data.update((digest(leaf) if isinstance(leaf, Tensor) else repr(leaf)).encode())
+    return {
+        "pattern": repr(procedure.pattern),
+        "score": _told(procedure.worth),
+        "solver": ", ".join(getattr(solver, "__qualname__", None) or repr(solver) for solver in procedure.solvers),
+        "in sequence": str(in_sequence),
+        "what goes": hashlib.sha256(repr(list(counts.values())).encode()).hexdigest(),
+        "data": data.hexdigest(),
+        "torch": torch.__version__,
+    }
+
+
+def _told(worth: Worth) -> str:
+    """A score in words, or a number for those of whole parameters."""
+    if not isinstance(worth, Mapping):
+        return repr(worth)
+    return hashlib.sha256("".join(f"{name} {digest(scores)}" for name, scores in worth.items()).encode()).hexdigest()
+
+
+def ordered(layer: Layer, moments: Moments) -> tuple[Tensor, Tensor | None]:
+    """Moments in the order of a layer's columns, in the type that the Gram matrix has."""
+    order = layer.order()
+    kind = torch.float32 if moments.gram is None else moments.gram.dtype
+    gram = None if moments.gram is None else moments.gram[:, order][:, :, order]
+    return moments.power[:, order].to(kind), gram

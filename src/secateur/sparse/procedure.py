@@ -1,0 +1,97 @@
+"""How one layer becomes sparse: scores choose by a pattern what goes, and solvers make up for it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import DataError
+from secateur.sparse.layers import Layer
+from secateur.sparse.patterns import Block, Pattern
+from secateur.sparse.problem import Problem, Solver, keep, output_error
+from secateur.torch import scores as criteria
+from secateur.torch.apply import state_of
+from secateur.torch.batches import Batches
+
+Worth = criteria.WeightScore | Mapping[str, Tensor]
+"""What gives the scores of a layer when it is its turn, or those of whole parameters, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Procedure:
+    """What is done with each layer.
+
+    Attributes:
+        pattern: What goes together.
+        worth: What a weight is worth.
+        solvers: What is done with the choice, one after the other.
+    """
+
+    pattern: Pattern
+    worth: Worth
+    solvers: Sequence[Solver]
+
+    @property
+    def needs_gram(self) -> bool:
+        """Whether there is more to do than to choose."""
+        return any(solver is not keep for solver in self.solvers)
+
+    def __call__(
+        self, layer: Layer, dense: Tensor, power: Tensor, gram: Tensor | None, counts: Sequence[int]
+    ) -> tuple[Tensor, Tensor, float | None]:
+        """Make a layer sparse.
+
+        Args:
+            layer: Which.
+            dense: Its weight, `[groups, out, in]`.
+            power: E[x^2] of what it reads, `[groups, in]`.
+            gram: E[x x^T], `[groups, in, in]`, or None.
+            counts: How many units go of each group.
+
+        Returns:
+            The sparse weight, what stays of it, and the relative error where there is a Gram matrix.
+        """
+        scores = scored(self.worth, layer, dense, power, self.pattern)
+        weights, masks, lost, whole = [], [], 0.0, 0.0
+        for g, count in enumerate(counts):
+            stays = self.pattern.choose(scores[g], count)
+            weight = dense[g] * stays
+            if gram is not None:
+                for solver in self.solvers:
+                    found = solver(Problem(dense[g], gram[g], self.pattern, count, stays))
+                    weight, stays = found.weight, found.stays
+                lost += float(output_error(weight, dense[g], gram[g]).sum())
+                whole += float(output_error(torch.zeros_like(weight), dense[g], gram[g]).sum())
+            weights.append(weight)
+            masks.append(stays)
+        error = None if gram is None else lost / whole if whole > 0 else 0.0
+        return torch.stack(weights), torch.stack(masks), error
+
+
+def scored(worth: Worth, layer: Layer, weights: Tensor, power: Tensor | None, pattern: Pattern) -> Tensor:
+    """The scores of a layer, `[groups, out, in]`; what is zero already goes first, and counts nothing in a block."""
+    if isinstance(worth, Mapping):
+        scores = layer.matrices(worth[layer.product.tensor])
+    else:
+        powers = [None] * len(weights) if power is None else power
+        scores = torch.stack([worth.of_weight(*each) for each in zip(weights, powers, strict=True)])
+    return scores.masked_fill(weights == 0, 0 if isinstance(pattern, Block) else -torch.inf)
+
+
+def of_model(
+    score: criteria.ModelScore, model: nn.Module, batches: Batches, layers: Sequence[Layer]
+) -> Mapping[str, Tensor]:
+    """The scores of all parameters, on the dense model.
+
+    Raises:
+        DataError: A score is missing, has another shape than its weight, or is not a number.
+    """
+    state, names = state_of(model), list(dict.fromkeys(layer.product.tensor for layer in layers))
+    found = score.of_model(model, batches, names)
+    for name in names:
+        scores, shape = found.get(name), state[name].shape
+        if scores is None or scores.shape != shape or bool(scores.isnan().any()):
+            got = "none" if scores is None else f"a {list(scores.shape)} tensor with {int(scores.isnan().sum())} NaN"
+            raise DataError(f"{score!r} gives a number for each weight of {name!r} {list(shape)}; got {got}")
+    return found
