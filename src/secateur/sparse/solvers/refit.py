@@ -60,20 +60,28 @@ def solve_on(stays: Tensor, wanted: Tensor, gram: Tensor, damping: float, settin
     """
     scale = gram.diagonal() + damping
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    solved, rows = torch.zeros_like(wanted), torch.arange(len(wanted), device=wanted.device)
     x, residual = torch.zeros_like(wanted), wanted * stays
     step = residual / scale
-    energy = (residual * step).sum(1)
-    enough, power = energy * settings.tolerance**2, energy.clone()
+    power = (residual * step).sum(1)
+    enough = power * settings.tolerance**2
     for _ in range(settings.steps):
         open_ = power > enough
         if not bool(open_.any()):
             break
+        if 2 * int(open_.sum()) < len(open_):  # only rows that are not solved yet are worth the work
+            solved[rows] = x
+            rows, stays, x, residual = rows[open_], stays[open_], x[open_], residual[open_]
+            step, power, enough = step[open_], power[open_], enough[open_]
+            open_ = open_[open_]
         ahead = (step @ gram + damping * step) * stays
         curvature = (step * ahead).sum(1)
-        length = torch.where(open_ & (curvature > 0), power / curvature, torch.zeros_like(power))[:, None]
+        moving = open_ & (curvature > 0)
+        length = torch.where(moving, power / curvature, torch.zeros_like(power))[:, None]
         x = x + length * step
         residual = residual - length * ahead
         scaled = residual / scale
-        before, power = power, torch.where(open_ & (curvature > 0), (residual * scaled).sum(1), torch.zeros_like(power))
+        before, power = power, torch.where(moving, (residual * scaled).sum(1), torch.zeros_like(power))
         step = scaled + torch.where(before > 0, power / before, torch.zeros_like(power))[:, None] * step
-    return x
+    solved[rows] = x
+    return solved
