@@ -28,9 +28,9 @@ from models.large import allow_torchvision
 from reaching.counted import write
 from tools.textbook import prune_in_place, sparsegpt, wanda
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import secateur as sc
+from secateur.language import fidelity, read_text, sequences
 
 FORK = multiprocessing.get_context("fork")
 PATTERNS: Mapping[str, Any] = {
@@ -107,11 +107,7 @@ def prepared(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
     tokenizer = AutoTokenizer.from_pretrained(options.model)
 
     def tokens(name: str, count: int) -> Tensor:
-        text = (options.data / name).read_text(encoding="utf-8")[: 10 * count * options.length]
-        found: Tensor = tokenizer(text, return_tensors="pt").input_ids[0]
-        if len(found) < count * options.length:
-            sys.exit(f"llm.py: {options.data / name} has {len(found)} tokens, fewer than {count} x {options.length}")
-        return found[: count * options.length].view(count, options.length)
+        return sequences(read_text(options.data / name), tokenizer, options.length, count)
 
     return model, tokens("valid.txt", options.calibration), tokens("test.txt", options.test)
 
@@ -157,19 +153,10 @@ def one(model: nn.Module, method: str, point: str, calibration: Tensor, test: Te
     }
 
 
-@torch.no_grad()
-def judged(model: nn.Module, dense: nn.Module, test: Tensor) -> dict[str, float]:
-    """Perplexity, mean KL divergence from the dense model in nats, and how often both name the same token first."""
-    loss = divergence = same = 0.0
-    for ids in test.split(4):
-        ours, theirs = (
-            m(input_ids=ids, use_cache=False).logits[:, :-1].flatten(0, 1).log_softmax(-1) for m in (model, dense)
-        )
-        share = len(ids) / len(test)
-        loss += share * float(F.nll_loss(ours, ids[:, 1:].flatten()))
-        divergence += share * float(F.kl_div(ours, theirs, log_target=True, reduction="batchmean"))
-        same += share * float((ours.argmax(-1) == theirs.argmax(-1)).float().mean())
-    return {"perplexity": float(torch.tensor(loss).exp()), "kl": divergence, "same": same}
+def judged(model: nn.Module, dense: nn.Module, test: Tensor) -> dict[str, float | None]:
+    """Perplexity, divergence from the dense model, and how often both name the same token first."""
+    found = fidelity(model, dense, test, batch=4)
+    return {"perplexity": found.perplexity, "kl": found.divergence, "same": found.agreement}
 
 
 def apart(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -198,7 +185,7 @@ def keep(record: Mapping[str, Any], path: Path) -> None:
 
 
 def report(
-    dense: Mapping[str, float], records: Iterable[Mapping[str, Any]], options: argparse.Namespace, test: Tensor
+    dense: Mapping[str, Any], records: Iterable[Mapping[str, Any]], options: argparse.Namespace, test: Tensor
 ) -> dict[str, Any]:
     """The result as docs/hooks/benchmarks.py wants it."""
     ordered = sorted(
