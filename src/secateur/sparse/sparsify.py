@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from secateur.errors import BudgetError, DataError, ModelError, PlanError
 from secateur.sparse.allocation import Allocation, Share, even
+from secateur.sparse.alone import EachAlone
 from secateur.sparse.counts import apportion, count_of, share_of
 from secateur.sparse.layers import Layer, survey
 from secateur.sparse.patterns import Block, Pattern, Unstructured
@@ -117,7 +118,8 @@ def sparsify(
         in_sequence: Solve each layer on what the model gives it in which the layers before are sparse already. Otherwise all are
             solved on what the dense model gives them.
         samples: How many samples to use, > 0.
-        memory: About how many bytes the activations of one run may take, in sequence.
+        memory: About how many bytes the activations of one run may take, in sequence, and the Gram matrices that an allocation
+            measures with.
 
     Returns:
         The sparse model with its plan and a report.
@@ -144,15 +146,63 @@ def sparsify(
     found = survey(small, pieces[0], exclude)
     layers = found.layers
     _check_fit(layers, pattern)
+    method = _Method(pattern, score, solvers)
     counts = _counts(
-        layers, pattern, sparsity, allocation, cache(lambda: _scores(small, layers, score, pieces, pattern))
+        layers,
+        pattern,
+        sparsity,
+        allocation,
+        cache(lambda: _scores(small, layers, score, pieces, pattern)),
+        EachAlone(small, layers, pieces, method.on_moments, memory),
     )
-    job = _Job(small, {layer.product: layer for layer in layers}, counts, pattern, score, solvers)
+    job = _Job(small, {layer.product: layer for layer in layers}, counts, method)
     if in_sequence:
         inputs = joined(pieces, at_most=max(1, memory // (LIVE * max(found.bytes_per_sample, 1))))
         job.in_sequence(inputs, found.repeated)
     job.from_moments(pieces)
     return job.result(layers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """How one layer becomes sparse: what it is scored, chosen and solved by."""
+
+    pattern: Pattern
+    score: criteria.WeightScore
+    solvers: Sequence[Solver]
+
+    @property
+    def needs_gram(self) -> bool:
+        """Whether a solver looks at the Gram matrix."""
+        return any(solver is not keep for solver in self.solvers)
+
+    def __call__(
+        self, dense: Tensor, power: Tensor, gram: Tensor | None, counts: Sequence[int]
+    ) -> tuple[Tensor, Tensor, float | None]:
+        """The weight `[groups, out, in]`, what stays of it, and the relative error, None without a Gram matrix."""
+        weights, masks, lost, whole = [], [], 0.0, 0.0
+        for g, count in enumerate(counts):
+            scores = scored(self.score, dense[g], power[g], self.pattern)
+            weight, stays = dense[g], self.pattern.choose(scores, count)
+            if gram is None:
+                weight = weight * stays
+            else:
+                for solver in self.solvers:
+                    found = solver(Problem(dense[g], gram[g], self.pattern, count, stays))
+                    weight, stays = found.weight, found.stays
+                lost += float(output_error(weight, dense[g], gram[g]).sum())
+                whole += float(output_error(torch.zeros_like(weight), dense[g], gram[g]).sum())
+            weights.append(weight)
+            masks.append(stays)
+        error = None if gram is None else lost / whole if whole > 0 else 0.0
+        return torch.stack(weights), torch.stack(masks), error
+
+    def on_moments(self, layer: Layer, weight: Tensor, moments: Moments, counts: Sequence[int]) -> tuple[Tensor, float]:
+        """The sparse weight and its error, on moments that have a Gram matrix."""
+        power, gram = _ordered(layer, moments)
+        sparse, _, error = self(layer.matrices(weight).to(power.dtype), power, gram, counts)
+        assert error is not None
+        return sparse, error
 
 
 class _Job:
@@ -163,19 +213,15 @@ class _Job:
         model: nn.Module,
         todo: dict[Product, Layer],
         counts: Mapping[Product, list[int]],
-        pattern: Pattern,
-        score: criteria.WeightScore,
-        solvers: Sequence[Solver],
+        method: _Method,
     ) -> None:
-        self.model, self.todo, self.counts = model, todo, counts
-        self.pattern, self.score, self.solvers = pattern, score, solvers
+        self.model, self.todo, self.counts, self.method = model, todo, counts, method
         self.state = state_of(model)
         self.stays = {
             layer.product.tensor: torch.ones_like(self.state[layer.product.tensor], dtype=torch.bool)
             for layer in todo.values()
         }
         self.reports: dict[Product, LayerReport] = {}
-        self.needs_gram = any(solver is not keep for solver in solvers)
 
     def in_sequence(self, inputs: Inputs, repeated: Collection[Product]) -> None:
         """One run, in which each layer becomes sparse when it is its turn; those that run several times are left."""
@@ -194,7 +240,7 @@ class _Job:
         """All layers that are left, on what the model as it is now gives them."""
         if not self.todo:
             return
-        calibrate = Calibrate(samples=sum(map(batch_size, pieces)), gram=self.needs_gram)
+        calibrate = Calibrate(samples=sum(map(batch_size, pieces)), gram=self.method.needs_gram)
         tensors = {product.tensor for product in self.todo}
         for moments in calibrate(self.model, [(piece, None) for piece in pieces], tensors):
             layer = self.todo.pop(moments.product, None)
@@ -214,32 +260,16 @@ class _Job:
         rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         if not torch.isfinite(rows).all():
             raise DataError(f"{layer.name!r} reads values that are not finite; look at the data and the weights")
-        gram = rows.mT @ rows / rows.shape[1] if self.needs_gram else None
+        gram = rows.mT @ rows / rows.shape[1] if self.method.needs_gram else None
         power = rows.square().mean(1) if gram is None else gram.diagonal(dim1=1, dim2=2)
         return power, gram
 
     def _solve(self, layer: Layer, power: Tensor, gram: Tensor | None) -> None:
         parameter = self.state[layer.product.tensor]
-        kind = power.dtype
-        dense = layer.matrices(parameter.detach()).to(kind)
-        weights, masks, lost, whole = [], [], 0.0, 0.0
-        for g, count in enumerate(self.counts[layer.product]):
-            scores = scored(self.score, dense[g], power[g], self.pattern)
-            weight, stays = dense[g], self.pattern.choose(scores, count)
-            if gram is None:
-                weight = weight * stays
-            else:
-                for solver in self.solvers:
-                    found = solver(Problem(dense[g], gram[g], self.pattern, count, stays))
-                    weight, stays = found.weight, found.stays
-                lost += float(output_error(weight, dense[g], gram[g]).sum())
-                whole += float(output_error(torch.zeros_like(weight), dense[g], gram[g]).sum())
-            weights.append(weight)
-            masks.append(stays)
-        layer.put(torch.stack(weights), parameter)
-        kept = torch.stack(masks)
+        dense = layer.matrices(parameter.detach()).to(power.dtype)
+        weight, kept, error = self.method(dense, power, gram, self.counts[layer.product])
+        layer.put(weight, parameter)
         layer.put(kept, self.stays[layer.product.tensor])
-        error = None if gram is None else lost / whole if whole > 0 else 0.0
         self.reports[layer.product] = LayerReport(layer.name, layer.shape, int((~kept).sum()), error)
         logger.info("%s: %s", layer.name, "solved" if error is None else f"relative error {error:.2e}")
 
@@ -291,6 +321,7 @@ def _counts(
     sparsity: Sparsity | None,
     allocation: Allocation,
     scores: Callable[[], Mapping[Product, Tensor]],
+    alone: EachAlone,
 ) -> dict[Product, list[int]]:
     """How many units go of each layer, group by group."""
     units = {layer.product: _units(layer, pattern) for layer in layers}
@@ -309,18 +340,26 @@ def _counts(
         gone = [count_of(shares[layer.product], sum(units[layer.product])) for layer in layers]
     else:
         share_of(sparsity)
-        gone = allocation([_share(layer, sum(units[layer.product]), scores) for layer in layers], sparsity)
+        gone = allocation([_share(layer, units[layer.product], scores, alone) for layer in layers], sparsity)
     return {
         layer.product: apportion(n, units[layer.product], units[layer.product])
         for layer, n in zip(layers, gone, strict=True)
     }
 
 
-def _share(layer: Layer, units: int, scores: Callable[[], Mapping[Product, Tensor]]) -> Share:
+def _share(
+    layer: Layer, units: Sequence[int], scores: Callable[[], Mapping[Product, Tensor]], alone: EachAlone
+) -> Share:
     kernel = () if layer.product.window is None else layer.product.window.kernel
     groups, out, columns = layer.shape
     dims = (groups * out, columns // prod(kernel), *kernel)
-    return Share(layer.name, dims, units, lambda: scores()[layer.product])
+    return Share(
+        layer.name,
+        dims,
+        sum(units),
+        lambda: scores()[layer.product],
+        lambda count: alone(layer, apportion(count, units, units)),
+    )
 
 
 def _lowest_of_all(
