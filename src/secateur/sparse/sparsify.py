@@ -19,6 +19,7 @@ from secateur.sparse.layers import Layer, survey
 from secateur.sparse.patterns import Block, Pattern, Unstructured
 from secateur.sparse.plan import WeightPlan
 from secateur.sparse.problem import Problem, Solver, keep, output_error
+from secateur.sparse.rounding import Rounding
 from secateur.sparse.solvers import Refit
 from secateur.torch import scores as criteria
 from secateur.torch.apply import state_of
@@ -72,19 +73,22 @@ class SparseResult:
         model: A copy of the model with zeros; the caller's is untouched.
         plan: Which weights stay.
         report: What became of each weight, in the order in which they run.
+        rounding: What the weights that stay were rounded to, or None.
     """
 
     model: nn.Module
     plan: WeightPlan
     report: tuple[LayerReport, ...]
+    rounding: Rounding | None = None
 
     def __str__(self) -> str:
         head = f"{self.plan.sparsity:.1%} of {self.plan.total:,} weights are zero, in {len(self.report)} layers"
+        bits = "" if self.rounding is None else f"; the others have {self.rounding}"
         rows = [
             f"  {layer.name:<44} {layer.sparsity:>6.1%}  {'' if layer.error is None else f'error {layer.error:.2e}'}"
             for layer in self.report
         ]
-        return "\n".join([head, *rows])
+        return "\n".join([head + bits, *rows])
 
 
 def sparsify(
@@ -96,6 +100,7 @@ def sparsify(
     score: criteria.WeightScore | None = None,
     solver: Solver | Iterable[Solver] | None = None,
     allocation: Allocation = even,
+    rounding: Rounding | None = None,
     exclude: Sequence[str] = (),
     in_sequence: bool = True,
     samples: int = 128,
@@ -114,6 +119,7 @@ def sparsify(
         score: What a weight is worth; by default `scores.Wanda()`.
         solver: What is done with the choice, one after the other; by default `solvers.Refit()`. `solvers.keep` does nothing.
         allocation: How what goes is divided among the layers, where `sparsity` is one number.
+        rounding: What the weights that stay are rounded to while they are solved, such as `rounding.Integer(bits=4)`.
         exclude: Parameters or modules that stay dense, as name patterns.
         in_sequence: Solve each layer on what the model gives it in which the layers before are sparse already. Otherwise all are
             solved on what the dense model gives them.
@@ -146,7 +152,7 @@ def sparsify(
     found = survey(small, pieces[0], exclude)
     layers = found.layers
     _check_fit(layers, pattern)
-    method = _Method(pattern, score, solvers)
+    method = _Method(pattern, score, solvers, rounding)
     counts = _counts(
         layers,
         pattern,
@@ -165,11 +171,12 @@ def sparsify(
 
 @dataclass(frozen=True, slots=True)
 class _Method:
-    """How one layer becomes sparse: what it is scored, chosen and solved by."""
+    """How one layer becomes sparse: what it is scored, chosen, solved and rounded by."""
 
     pattern: Pattern
     score: criteria.WeightScore
     solvers: Sequence[Solver]
+    rounding: Rounding | None
 
     @property
     def needs_gram(self) -> bool:
@@ -184,11 +191,12 @@ class _Method:
         for g, count in enumerate(counts):
             scores = scored(self.score, dense[g], power[g], self.pattern)
             weight, stays = dense[g], self.pattern.choose(scores, count)
+            grid = None if self.rounding is None else self.rounding(dense[g])
             if gram is None:
-                weight = weight * stays
+                weight = (weight if grid is None else grid(weight, slice(None))) * stays
             else:
                 for solver in self.solvers:
-                    found = solver(Problem(dense[g], gram[g], self.pattern, count, stays))
+                    found = solver(Problem(dense[g], gram[g], self.pattern, count, stays, grid))
                     weight, stays = found.weight, found.stays
                 lost += float(output_error(weight, dense[g], gram[g]).sum())
                 whole += float(output_error(torch.zeros_like(weight), dense[g], gram[g]).sum())
@@ -251,7 +259,8 @@ class _Job:
         """What became of the model."""
         plan = WeightPlan(self.stays)
         plan.apply(self.model)
-        return SparseResult(self.model, plan, tuple(self.reports[layer.product] for layer in layers))
+        report = tuple(self.reports[layer.product] for layer in layers)
+        return SparseResult(self.model, plan, report, self.method.rounding)
 
     def _moments(self, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """E[x^2] and E[x x^T] of what a layer reads: `[groups, in]`, `[groups, in, in]`."""
