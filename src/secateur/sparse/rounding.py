@@ -69,15 +69,13 @@ class Integer:
         group = columns if self.group is None else min(self.group, columns)
         parts = F.pad(weight, (0, -columns % group)).reshape(len(weight), -1, group)
         low, high = parts.amin(2, keepdim=True).clamp(max=0), parts.amax(2, keepdim=True).clamp(min=0)
-        best = self._over(low, high)
-        lost = _squares(best, parts)
-        for shrink in SHRINKS[1:] if self.clip else ():
-            other = self._over(low * shrink, high * shrink)
-            error = _squares(other, parts)
-            scale, zero = (torch.where(error < lost, *pair) for pair in zip(other.places, best.places, strict=True))
-            best, lost = replace(best, scale=scale, zero=zero), torch.minimum(error, lost)
-        scale, zero = (place.expand_as(parts).flatten(1)[:, :columns] for place in best.places)
-        return replace(best, scale=scale, zero=zero)
+        best, lost = torch.ones_like(low), torch.full_like(low, torch.inf)
+        for shrink in SHRINKS if self.clip else ():
+            error = (self._over(low * shrink, high * shrink).nearest(parts) - parts).square().sum(2, keepdim=True)
+            best, lost = torch.where(error < lost, shrink, best), torch.minimum(error, lost)
+        grid = self._over(low * best, high * best)
+        scale, zero = (each.expand_as(parts).flatten(1)[:, :columns] for each in (grid.scale, grid.zero))
+        return replace(grid, scale=scale, zero=zero)
 
     def _over(self, low: Tensor, high: Tensor) -> "WholeNumbers":
         """The grid over such ranges, each with zero in it."""
@@ -110,22 +108,10 @@ class WholeNumbers:
         """The nearest number of the grid for each weight of some columns; see `Grid`."""
         return replace(self, scale=self.scale[:, columns], zero=self.zero[:, columns]).nearest(weight)
 
-    @property
-    def places(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero."""
-        return self.scale, self.zero
-
     def nearest(self, weight: Tensor) -> Tensor:
         """The nearest number for each weight."""
         whole = (weight / self.scale).round() + self.zero
-        return (
-            whole.clamp(self.least, self.most) - self.zero
-        ) * self.scale + 0.0  # which makes a zero of a negative zero
-
-
-def _squares(grid: WholeNumbers, parts: Tensor) -> Tensor:
-    """The squared error of each group, `[rows, groups, 1]`."""
-    return (grid.nearest(parts) - parts).square().sum(2, keepdim=True)
+        return (whole.clamp(self.least, self.most) - self.zero) * self.scale
 
 
 def _positive(scale: Tensor) -> Tensor:

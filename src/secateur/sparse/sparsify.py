@@ -146,6 +146,8 @@ def sparsify(
     pattern = Unstructured() if pattern is None else pattern
     score = criteria.Wanda() if score is None else score
     solvers = _listed(Refit() if solver is None else solver)
+    if rounding is not None:
+        _check_object(rounding, "rounding= is an object such as secateur.sparse.rounding.Integer()")
     pieces = [inputs for inputs, _ in take(batches, samples)]
     _check_weights(model)
     small = replicate(model, lambda tensor: tensor.detach().clone())
@@ -435,6 +437,10 @@ def _check_weights(model: nn.Module) -> None:
 def _listed(solver: Solver | Iterable[Solver]) -> list[Solver]:
     found = list(solver) if isinstance(solver, Iterable) else [solver]
     for one in found:
-        if isinstance(one, type) or not callable(one):
-            raise PlanError(f"solver= is an object such as secateur.solvers.SparseGPT(), or several; got {one!r}")
+        _check_object(one, "solver= is an object such as secateur.solvers.SparseGPT(), or several")
     return found or [keep]
+
+
+def _check_object(value: object, wanted: str) -> None:
+    if isinstance(value, type) or not callable(value):
+        raise PlanError(f"{wanted}; got {value!r}")
