@@ -1,4 +1,4 @@
-"""Weights as whole numbers of a few bits: the grid is fixed from the dense weight, and solvers round to it as they go."""
+"""Weights as whole numbers of a few bits: the grid fits what solvers make of a weight, who then round to it as they go."""
 
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -18,7 +18,7 @@ class Rounding(Protocol):
     """Says which numbers the weights of a layer can be; `str` of it says how many bits that takes."""
 
     def __call__(self, weight: Tensor) -> Grid:
-        """The grid for a dense weight, `[out, in]`."""
+        """The grid for a weight as solvers leave it without rounding, `[out, in]`."""
         ...
 
 
@@ -34,8 +34,8 @@ class Integer:
         group: Columns that share a scale, at least 1; None for whole rows.
         symmetric: Whether the grid reaches as far below zero as above, and has as many numbers there. Otherwise it lies where the
             weights do, with a whole number for zero.
-        clip: Whether the range of a grid is made narrower where that lowers the squared error of the dense weights, down to a
-            half. Otherwise it reaches to the farthest weight, which is better where many weights go and the others grow.
+        clip: Whether the range of a grid is made narrower where that lowers the squared error of the weights, down to a half.
+            Otherwise it reaches to the farthest weight.
 
     Raises:
         DataError: A field is out of range.
@@ -64,7 +64,7 @@ class Integer:
         return f"{self.bits} bits" + ("" if self.group is None else f" in groups of {self.group}")
 
     def __call__(self, weight: Tensor) -> Grid:
-        """The grid for a dense weight; see `Rounding`."""
+        """The grid for a weight; see `Rounding`."""
         columns = weight.shape[1]
         group = columns if self.group is None else min(self.group, columns)
         parts = F.pad(weight, (0, -columns % group)).reshape(len(weight), -1, group)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from functools import cache
@@ -18,7 +18,7 @@ from secateur.sparse.counts import apportion, count_of, share_of
 from secateur.sparse.layers import Layer, survey
 from secateur.sparse.patterns import Block, Pattern, Unstructured
 from secateur.sparse.plan import WeightPlan
-from secateur.sparse.problem import Problem, Solver, keep, output_error
+from secateur.sparse.problem import Problem, Solved, Solver, keep, output_error
 from secateur.sparse.rounding import Rounding
 from secateur.sparse.solvers import Refit
 from secateur.torch import scores as criteria
@@ -192,18 +192,19 @@ class _Method:
         weights, masks, lost, whole = [], [], 0.0, 0.0
         for g, count in enumerate(counts):
             scores = scored(self.score, dense[g], power[g], self.pattern)
-            weight, stays = dense[g], self.pattern.choose(scores, count)
-            grid = None if self.rounding is None else self.rounding(dense[g])
+            stays = self.pattern.choose(scores, count)
             if gram is None:
-                weight = (weight if grid is None else grid(weight, slice(None))) * stays
+                weight = dense[g] * stays
+                found = Solved(weight if self.rounding is None else self.rounding(weight)(weight, slice(None)), stays)
             else:
-                for solver in self.solvers:
-                    found = solver(Problem(dense[g], gram[g], self.pattern, count, stays, grid))
-                    weight, stays = found.weight, found.stays
-                lost += float(output_error(weight, dense[g], gram[g]).sum())
-                whole += float(output_error(torch.zeros_like(weight), dense[g], gram[g]).sum())
-            weights.append(weight)
-            masks.append(stays)
+                problem = Problem(dense[g], gram[g], self.pattern, count, stays)
+                found = _solved(problem, self.solvers)
+                if self.rounding is not None:  # what stays grows: the dense weight would give too narrow a grid
+                    found = _solved(replace(problem, grid=self.rounding(found.weight)), self.solvers)
+                lost += float(output_error(found.weight, dense[g], gram[g]).sum())
+                whole += float(output_error(torch.zeros_like(found.weight), dense[g], gram[g]).sum())
+            weights.append(found.weight)
+            masks.append(found.stays)
         error = None if gram is None else lost / whole if whole > 0 else 0.0
         return torch.stack(weights), torch.stack(masks), error
 
@@ -213,6 +214,14 @@ class _Method:
         sparse, _, error = self(layer.matrices(weight).to(power.dtype), power, gram, counts)
         assert error is not None
         return sparse, error
+
+
+def _solved(problem: Problem, solvers: Sequence[Solver]) -> Solved:
+    """What comes out of one solver after the other."""
+    found = Solved(problem.weight, problem.stays)
+    for solver in solvers:
+        found = solver(replace(problem, stays=found.stays))
+    return found
 
 
 class _Job:
