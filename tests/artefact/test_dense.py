@@ -1,4 +1,4 @@
-"""Weights that a user brings fill the model they belong to, in every usual wrapping, and no other."""
+"""Weights that a user brings fill the model they belong to, in every usual wrapping, and no other; any model writes its own."""
 
 import copy
 from collections import OrderedDict
@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from secateur.artefact import load_weights
+from secateur.artefact import load_weights, save_weights
 from secateur.errors import ArtefactError
 
 Weights = dict[str, Tensor]
@@ -175,6 +175,37 @@ def test_a_model_on_the_meta_device_cannot_be_filled(weights: Weights, tmp_path:
 
     with pytest.raises(ArtefactError, match=r"conv\.weight is on the meta device"):
         load_weights(dense().to("meta"), tmp_path / "dense.safetensors")
+
+
+def test_written_weights_are_the_state_dict_and_fill_the_model(weights: Weights, tmp_path: Path) -> None:
+    path = tmp_path / "small.safetensors"
+    path.write_text("what was there before")
+    save_weights(dense(seed=0), path)
+    found, model = load_file(path), dense()
+    assert found.keys() == weights.keys()
+    assert all(found[name].equal(tensor) for name, tensor in weights.items())
+    load_weights(model, path)
+    assert_equal(model, weights)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_tied_and_sparse_weights_are_written_in_full(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).bfloat16()
+    model[1].weight = model[0].weight
+    model[0].weight.data[:3] = 0
+    save_weights(model, tmp_path / "small.safetensors")
+    found = load_file(tmp_path / "small.safetensors")
+    assert found["0.weight"].equal(model[0].weight)
+    assert found["1.weight"].equal(model[0].weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("small.pt", "weights are written as .safetensors, not as 'small.pt'"), ("no/small.safetensors", "cannot write")],
+)
+def test_weights_that_cannot_be_written_are_refused(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match=message):
+        save_weights(dense(), tmp_path / name)
 
 
 def assert_equal(model: nn.Module, weights: Weights) -> None:

@@ -381,7 +381,7 @@ def write_foreign_json(folder: Path) -> None:
 
 
 def make_newer(folder: Path) -> None:
-    forge(folder, format=3, secateur="9.1.0")
+    forge(folder, format=4, secateur="9.1.0")
 
 
 def make_formatless(folder: Path) -> None:
@@ -443,7 +443,7 @@ def change_a_dtype(folder: Path) -> None:
         (nest_manifest, "secateur.json is damaged"),
         (alter_manifest, "secateur.json was altered"),
         (write_foreign_json, "is not an artefact's manifest: it names no format"),
-        (make_newer, r"has format 3, written by secateur 9.1.0; .* up to 2: install a newer secateur"),
+        (make_newer, r"has format 4, written by secateur 9.1.0; .* up to 3: install a newer secateur"),
         (make_formatless, "its format is 'one'"),
         (lead_out_of_the_folder, "not an artefact's manifest: ValueError a sha256 of"),
         (

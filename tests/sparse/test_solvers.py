@@ -240,18 +240,18 @@ def test_a_sweep_counts_dead_inputs_and_old_zeros_once() -> None:
 
 
 def test_weights_are_rounded_where_they_stay() -> None:
-    def halves(weight: Tensor) -> Tensor:
+    def halves(weight: Tensor, columns: slice = slice(None)) -> Tensor:
         return (weight * 2).round() / 2
 
-    given = replace(problem(6, 24, samples=500), rounding=halves)
+    given = replace(problem(6, 24, samples=500), grid=halves)
     for solver in SOLVERS.values():
         found = solver(given)
         assert found.weight.equal(halves(found.weight) * found.stays)
     together = apart = 0.0
     for seed in range(20):
-        given = replace(problem(6, 24, samples=500, seed=seed), rounding=halves)
+        given = replace(problem(6, 24, samples=500, seed=seed), grid=halves)
         together += error(given, SparseGPT()(given).weight)
-        apart += error(given, halves(SparseGPT()(replace(given, rounding=None)).weight))
+        apart += error(given, halves(SparseGPT()(replace(given, grid=None)).weight))
     assert together < apart
 
 

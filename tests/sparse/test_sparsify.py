@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from secateur.errors import BudgetError, DataError, ModelError, PlanError
 from secateur.sparse import SparseResult, sparsify
 from secateur.sparse.patterns import Block, NofM, Pattern, Unstructured
+from secateur.sparse.rounding import Integer
 from secateur.sparse.solvers import Refit, SparseGPT, Swaps, keep
 from secateur.torch.scores import LAMP, RIA, Energy, Fisher, Magnitude, Random, SynFlow, Taylor, Wanda, WeightScore
 
@@ -292,6 +293,9 @@ NAN = torch.tensor([[float("nan")] * 8])
         ({"sparsity": 0.5, "exclude": ["3"]}, PlanError, "'3' names no parameter or module"),
         ({"sparsity": 0.5, "exclude": ["*"]}, PlanError, "no weight that could become sparse"),
         ({"sparsity": 0.5, "solver": Refit}, PlanError, "solver= is an object"),
+        ({"sparsity": 0.5, "solver": [None]}, PlanError, "solver= is an object"),
+        ({"sparsity": 0.5, "rounding": Integer}, PlanError, "rounding= is an object such as .*Integer"),
+        ({"sparsity": 0.5, "rounding": 4}, PlanError, "rounding= is an object such as .*; got 4"),
         ({"sparsity": 0.5, "pattern": Block(2, 2), "solver": Swaps()}, PlanError, "swaps move single weights"),
         ({"sparsity": 0.5, "batches": []}, DataError, "there is no data"),
         ({"sparsity": 0.5, "batches": [NAN]}, DataError, "'0.weight' reads values that are not finite"),

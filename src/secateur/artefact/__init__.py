@@ -1,6 +1,6 @@
 """A pruned model on disk: a folder with safetensors for the weights and one JSON for the plan. No pickle; all or nothing."""
 
-from secateur.artefact.dense import load_weights
+from secateur.artefact.dense import load_weights, save_weights
 from secateur.artefact.folder import load, read, save
 from secateur.artefact.manifest import Artefact, StoredTensor, WeightsFile
 from secateur.artefact.pretrained import save_pretrained
@@ -16,4 +16,5 @@ __all__ = [
     "read",
     "save",
     "save_pretrained",
+    "save_weights",
 ]

@@ -1,5 +1,6 @@
-"""Weights that a user brings for a dense model: safetensors, or a state dict that torch wrote. Nothing in a file is ever run."""
+"""Weights in ordinary files: what a user brings for a dense model, and what other programs read. Nothing in them is ever run."""
 
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError  # noqa: TID251  only the name of what torch.load(weights_only=True) raises
@@ -7,10 +8,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from secateur.artefact.match import class_name, dtype_name, fill, listed
+from secateur.artefact.match import class_name, dtype_name, fill, listed, storable_state
 from secateur.errors import ArtefactError
 
 _TORCH_FILES = (".pt", ".pth", ".bin", ".ckpt")
@@ -58,6 +59,56 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
             "check that the model is built with the settings it was trained with"
         )
     fill(model, weights)
+
+
+def save_weights(model: nn.Module, path: str | Path) -> None:
+    """Write a model's state dict as it is, zeros and all, for whatever reads safetensors.
+
+    Tied tensors are written under each of their names. Whoever is killed while it is written leaves what was there before. The
+    file holds no plan: `save` writes what `load` reads.
+
+    Args:
+        model: Any module.
+        path: The file, `.safetensors`; an earlier one is replaced.
+
+    Raises:
+        ArtefactError: The name does not end in `.safetensors`, the state dict holds more than tensors, or the file cannot be
+            written.
+
+    Example:
+        >>> from pathlib import Path
+        >>> path = Path(tempfile.mkdtemp(), "model.safetensors")
+        >>> save_weights(torch.nn.Linear(2, 1), path)
+        >>> sorted(load_file(path))
+        ['bias', 'weight']
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ArtefactError(f"weights are written as .safetensors, not as {path.name!r}")
+    state = storable_state(model)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as private:
+            write(state, Path(private, path.name))
+            Path(private, path.name).replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ArtefactError(f"cannot write {path}: {error}; choose another folder") from error
+
+
+def write(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write safetensors; equal tensors give equal bytes."""
+    packed: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        if plain.untyped_storage().data_ptr() in storages:  # views of one storage: safetensors wants each by itself
+            plain = plain.clone()
+        packed[name] = plain
+        storages.add(plain.untyped_storage().data_ptr())
+    try:
+        save_file(packed, path, metadata={"format": "pt"})  # one entry: several would be written in random order
+    except (KeyError, ValueError) as error:
+        dtypes = sorted({dtype_name(tensor.dtype) for tensor in packed.values()})
+        raise ArtefactError(f"safetensors cannot hold these tensors, of {', '.join(dtypes)}: {error}") from error
 
 
 def _contents(path: Path) -> object:

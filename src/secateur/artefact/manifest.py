@@ -11,8 +11,8 @@ from typing import Any
 from secateur.axes import Plan
 from secateur.errors import ArtefactError, PlanError
 
-FORMAT = 2
-"""The newest format that this version reads; it writes the oldest that says all, which is 1 where all tensors are dense."""
+FORMAT = 3
+"""The newest format that this version reads; it writes the oldest that says all: 1 where all tensors are dense, 3 to deflate."""
 
 MANIFEST = "secateur.json"
 
@@ -25,28 +25,38 @@ class StoredTensor:
         dtype: In torch's words, such as `float32`.
         shape: Of the whole tensor.
         values: How many of its entries are stored, with a bitmap of where they lie; the others are zero. None where all are.
+        bitmap: How many bytes the bitmap takes, deflated; None where it is stored as it is, a bit for each entry, or not at all.
     """
 
     dtype: str
     shape: tuple[int, ...]
     values: int | None = None
+    bitmap: int | None = None
+
+    @property
+    def format(self) -> int:
+        """The oldest format that knows such a tensor."""
+        return 1 + (self.values is not None) + (self.bitmap is not None)
 
     def entries(self, name: str) -> dict[str, tuple[int, ...]]:
         """The names and shapes of what the file holds of it."""
         if self.values is None:
             return {name: self.shape}
-        return {name: (self.values,), bitmap_of(name): (-(-prod(self.shape) // 8),)}
+        return {name: (self.values,), bitmap_of(name): (self._bitmap_bytes(),)}
 
     def bytes(self, itemsize: int) -> int:
         """How many bytes it takes, with so many for each entry."""
         if self.values is None:
             return prod(self.shape) * itemsize
-        return self.values * itemsize + -(-prod(self.shape) // 8)
+        return self.values * itemsize + self._bitmap_bytes()
 
     def to_data(self) -> dict[str, Any]:
         """What the manifest says of it."""
-        data: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape)}
-        return data if self.values is None else data | {"values": self.values}
+        data = {"dtype": self.dtype, "shape": list(self.shape), "values": self.values, "bitmap": self.bitmap}
+        return {key: value for key, value in data.items() if value is not None}
+
+    def _bitmap_bytes(self) -> int:
+        return -(-prod(self.shape) // 8) if self.bitmap is None else self.bitmap
 
 
 def bitmap_of(name: str) -> str:
@@ -102,7 +112,7 @@ class Artefact:
     def to_json(self) -> str:
         """The manifest's text; equal artefacts give equal text."""
         content = {
-            "format": 1 if all(tensor.values is None for tensor in self.tensors.values()) else 2,
+            "format": max((tensor.format for tensor in self.tensors.values()), default=1),
             "secateur": self.secateur,
             "torch": self.torch,
             "model": self.model,
@@ -178,7 +188,12 @@ def _stored(data: Mapping[str, Any]) -> StoredTensor:
     values = data.get("values")
     if values is not None and not 0 <= int(values) <= prod(shape):
         raise ValueError(f"{values} values in a shape of {shape}")
-    return StoredTensor(str(data["dtype"]), shape, None if values is None else int(values))
+    bitmap = data.get("bitmap")
+    if bitmap is not None and (values is None or not 0 < int(bitmap) <= -(-prod(shape) // 8)):
+        raise ValueError(f"a bitmap of {bitmap} bytes for a shape of {shape}")
+    return StoredTensor(
+        str(data["dtype"]), shape, None if values is None else int(values), None if bitmap is None else int(bitmap)
+    )
 
 
 def _form(data: object) -> str:

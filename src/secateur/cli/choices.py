@@ -52,6 +52,12 @@ NAMES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "even": lambda: sc.sparse.allocation.even,
         "erdos-renyi": lambda: sc.sparse.allocation.erdos_renyi,
         "outlier-weighted": sc.sparse.allocation.OutlierWeighted,
+        "lowest": sc.sparse.allocation.Lowest,
+        "below": sc.sparse.allocation.Below,
+        "measured": sc.sparse.allocation.Measured,
+    },
+    "rounding": {
+        "integer": sc.sparse.rounding.Integer,
     },
     "normalise": {
         "unchanged": normalise.unchanged,

@@ -129,6 +129,7 @@ class SparseJob(Work):
     score: Named = Choice(name="wanda")
     solver: Several = Field(default=(Choice(name="refit"),), strict=False)
     allocation: Named = Choice(name="even")
+    rounding: Named | None = None
     exclude: tuple[str, ...] | None = Field(default=None, strict=False)
     in_sequence: bool = True
     length: int = Field(default=512, ge=2)

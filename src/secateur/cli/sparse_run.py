@@ -12,7 +12,7 @@ from torch import Tensor
 
 import secateur as sc
 from secateur import account, report
-from secateur.artefact.sparse import stored as stored_as
+from secateur.artefact.sparse import packed
 from secateur.cli import choices, libraries
 from secateur.cli.job import Choice, JobFile, SparseJob
 from secateur.cli.output import claim
@@ -82,6 +82,7 @@ def _choices(job: SparseJob) -> dict[str, Any]:
     return made | {
         "pattern": _pattern(job.pattern),
         "solver": solvers,
+        "rounding": job.rounding and choices.attempt(choices.prepare("rounding", job.rounding), "rounding"),
         "sparsity": job.sparsity,
         "in_sequence": job.in_sequence,
         "samples": job.samples,
@@ -184,10 +185,9 @@ def _rows(found: Fidelity | None) -> list[Row]:
 def _stored(result: sc.SparseResult) -> list[Row]:
     """How many bytes the weights take as they are, and without their zeros."""
     tensors = {name: tensor.detach() for name, tensor in result.model.named_parameters()}
-    sizes = [
-        (stored.bytes(tensors[name].itemsize), tensors[name].nbytes) for name, stored in stored_as(tensors).items()
-    ]
-    return [Row("bytes as secateur.save stores them", "B", sum(n for _, n in sizes), sum(n for n, _ in sizes), "lower")]
+    dense = sum(tensor.nbytes for tensor in tensors.values())
+    sparse = sum(packed(name, tensor, tensors)[0].bytes(tensor.itemsize) for name, tensor in tensors.items())
+    return [Row("bytes as secateur.save stores them", "B", dense, sparse, "lower")]
 
 
 def _notes(job: SparseJob, result: sc.SparseResult, found: Fidelity | None) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """How many units go of each layer: from a sparsity, an allocation, or what a pattern says itself."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from math import prod
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import BudgetError, PlanError
-from secateur.sparse.allocation import Allocation, Cutoff, Lowest, Share, even
+from secateur.sparse.allocation import Allocation, Alone, Cutoff, Lowest, Share, even
 from secateur.sparse.counts import apportion, count_of, share_of
 from secateur.sparse.layers import Layer
 from secateur.sparse.patterns import Pattern, Unstructured
@@ -18,6 +19,9 @@ from secateur.torch.products import Product
 Sparsity = float | Fraction | Mapping[str, float | Fraction]
 """A share for all weights, or shares by name patterns, of which the last that fits counts; `"*"` is all of them."""
 
+OneAlone = Callable[[Layer, Sequence[int]], Alone]
+"""Makes one layer of a dense model sparse, without so many units of each of its groups."""
+
 
 def counts_of(
     layers: Sequence[Layer],
@@ -25,6 +29,7 @@ def counts_of(
     sparsity: Sparsity | None,
     allocation: Allocation | Cutoff,
     scores: Callable[[], Mapping[Product, Tensor]],
+    alone: OneAlone | None = None,
 ) -> dict[Product, list[int]]:
     """How many units go of each layer, group by group.
 
@@ -34,6 +39,7 @@ def counts_of(
         sparsity: The share that goes; None where the pattern or the allocation says it.
         allocation: How it is divided.
         scores: Gives the scores of each layer, `[groups, out, in]`, where they decide.
+        alone: Makes one layer sparse alone, without so many units of each of its groups, where measurements decide.
 
     Raises:
         BudgetError: The sparsity is missing, out of range, or does not go with the pattern or the allocation.
@@ -49,7 +55,7 @@ def counts_of(
                 f"{pattern} has a sparsity of {pattern.share:g}; leave sparsity= out, or choose another pattern"
             )
         return {product: [int(n * pattern.share + 0.5) for n in each] for product, each in units.items()}
-    shares = [_share(layer, sum(units[layer.product]), scores) for layer in layers]
+    shares = [_share(layer, units[layer.product], scores, alone) for layer in layers]
     if isinstance(allocation, Cutoff):
         if sparsity is not None:
             raise BudgetError(f"{allocation} decides how much goes; leave sparsity= out, or choose another allocation")
@@ -71,11 +77,16 @@ def counts_of(
     return counts
 
 
-def _share(layer: Layer, units: int, scores: Callable[[], Mapping[Product, Tensor]]) -> Share:
+def _share(
+    layer: Layer, units: Sequence[int], scores: Callable[[], Mapping[Product, Tensor]], alone: OneAlone | None
+) -> Share:
     kernel = () if layer.product.window is None else layer.product.window.kernel
     groups, out, columns = layer.shape
     dims = (groups * out, columns // prod(kernel), *kernel)
-    return Share(layer.name, dims, units, lambda: scores()[layer.product])
+    share = Share(layer.name, dims, sum(units), lambda: scores()[layer.product])
+    if alone is None:
+        return share
+    return replace(share, alone=lambda count: alone(layer, apportion(count, units, units)))
 
 
 def _lowest(count: int, scores: Tensor) -> list[int]:

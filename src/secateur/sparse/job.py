@@ -13,11 +13,11 @@ from secateur.errors import DataError
 from secateur.sparse.journal import Entry, Journal, Masks, digest
 from secateur.sparse.layers import Layer, Survey
 from secateur.sparse.plan import WeightPlan
-from secateur.sparse.procedure import Procedure, Worth
+from secateur.sparse.procedure import Procedure, Worth, ordered
 from secateur.sparse.result import LayerReport, SparseResult
 from secateur.torch.apply import state_of
 from secateur.torch.batches import batch_size, part, real_rows
-from secateur.torch.calibrate import Calibrate, Moments, evaluation_copy, undisturbed
+from secateur.torch.calibrate import Calibrate, evaluation_copy, undisturbed
 from secateur.torch.capture import Inputs
 from secateur.torch.products import Product
 from secateur.torch.side_by_side import side_by_side
@@ -88,7 +88,7 @@ class Job:
         else:
             masks = Masks(self.journal, names)
         reports = tuple(self.reports[layer.name] for layer in self.layers)
-        return SparseResult(self.model, WeightPlan(masks), reports, samples)
+        return SparseResult(self.model, WeightPlan(masks), reports, samples, self.procedure.rounding)
 
     def _moments(self, layer: Layer, read: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """E[x^2] and E[x x^T] of what a layer reads: `[groups, in]`, `[groups, in, in]`."""
@@ -168,6 +168,7 @@ def identity(
         "pattern": repr(procedure.pattern),
         "score": _told(procedure.worth),
         "solver": ", ".join(getattr(solver, "__qualname__", None) or repr(solver) for solver in procedure.solvers),
+        "rounding": repr(procedure.rounding),
         "in sequence": str(in_sequence),
         "what goes": hashlib.sha256(repr(list(counts.values())).encode()).hexdigest(),
         "data": data.hexdigest(),
@@ -180,11 +181,3 @@ def _told(worth: Worth) -> str:
     if not isinstance(worth, Mapping):
         return repr(worth)
     return hashlib.sha256("".join(f"{name} {digest(scores)}" for name, scores in worth.items()).encode()).hexdigest()
-
-
-def ordered(layer: Layer, moments: Moments) -> tuple[Tensor, Tensor | None]:
-    """Moments in the order of a layer's columns, in the type that the Gram matrix has."""
-    order = layer.order()
-    kind = torch.float32 if moments.gram is None else moments.gram.dtype
-    gram = None if moments.gram is None else moments.gram[:, order][:, :, order]
-    return moments.power[:, order].to(kind), gram

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from secateur.sparse.patterns import Pattern
 
-Rounding = Callable[[Tensor], Tensor]
-"""What a weight becomes when it is stored: itself, or the nearest number of a coarse grid; shapes stay."""
+Grid = Callable[[Tensor, slice], Tensor]
+"""Rounds weights `[out, some columns]` to the numbers that they can be stored as, zero among them, given which columns."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,7 +23,7 @@ class Problem:
         pattern: What goes together.
         count: How many units of the pattern go.
         stays: What a score has chosen to stay, boolean `[out, in]`.
-        rounding: What becomes of weights that stay; None where they are stored as they are.
+        grid: The numbers that weights that stay can be; None where they are stored as they are.
     """
 
     weight: Tensor
@@ -31,11 +31,11 @@ class Problem:
     pattern: Pattern
     count: int
     stays: Tensor
-    rounding: Rounding | None = None
+    grid: Grid | None = None
 
-    def rounded(self, weight: Tensor) -> Tensor:
-        """The weights as they will be stored."""
-        return weight if self.rounding is None else self.rounding(weight)
+    def rounded(self, weight: Tensor, columns: slice = slice(None)) -> Tensor:
+        """The weights of some columns as they will be stored."""
+        return weight if self.grid is None else self.grid(weight, columns)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

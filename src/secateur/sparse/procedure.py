@@ -1,7 +1,7 @@
 """How one layer becomes sparse: scores choose by a pattern what goes, and solvers make up for it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from secateur.errors import DataError
 from secateur.sparse.layers import Layer
 from secateur.sparse.patterns import Block, Pattern
-from secateur.sparse.problem import Problem, Solver, keep, output_error
+from secateur.sparse.problem import Problem, Solved, Solver, keep, output_error
+from secateur.sparse.rounding import Rounding
 from secateur.torch import scores as criteria
 from secateur.torch.apply import state_of
 from secateur.torch.batches import Batches
+from secateur.torch.calibrate import Moments
 
 Worth = criteria.WeightScore | Mapping[str, Tensor]
 """What gives the scores of a layer when it is its turn, or those of whole parameters, by name."""
@@ -26,11 +28,13 @@ class Procedure:
         pattern: What goes together.
         worth: What a weight is worth.
         solvers: What is done with the choice, one after the other.
+        rounding: What the weights that stay are rounded to, or None.
     """
 
     pattern: Pattern
     worth: Worth
     solvers: Sequence[Solver]
+    rounding: Rounding | None = None
 
     @property
     def needs_gram(self) -> bool:
@@ -56,17 +60,34 @@ class Procedure:
         weights, masks, lost, whole = [], [], 0.0, 0.0
         for g, count in enumerate(counts):
             stays = self.pattern.choose(scores[g], count)
-            weight = dense[g] * stays
-            if gram is not None:
-                for solver in self.solvers:
-                    found = solver(Problem(dense[g], gram[g], self.pattern, count, stays))
-                    weight, stays = found.weight, found.stays
-                lost += float(output_error(weight, dense[g], gram[g]).sum())
-                whole += float(output_error(torch.zeros_like(weight), dense[g], gram[g]).sum())
-            weights.append(weight)
-            masks.append(stays)
+            if gram is None:
+                weight = dense[g] * stays
+                found = Solved(weight if self.rounding is None else self.rounding(weight)(weight, slice(None)), stays)
+            else:
+                problem = Problem(dense[g], gram[g], self.pattern, count, stays)
+                found = self._solved(problem)
+                if self.rounding is not None:  # what stays grows: the dense weight would give too narrow a grid
+                    found = self._solved(replace(problem, grid=self.rounding(found.weight)))
+                lost += float(output_error(found.weight, dense[g], gram[g]).sum())
+                whole += float(output_error(torch.zeros_like(found.weight), dense[g], gram[g]).sum())
+            weights.append(found.weight.masked_fill(~found.stays, 0))  # and no negative zeros
+            masks.append(found.stays)
         error = None if gram is None else lost / whole if whole > 0 else 0.0
         return torch.stack(weights), torch.stack(masks), error
+
+    def on_moments(self, layer: Layer, weight: Tensor, moments: Moments, counts: Sequence[int]) -> tuple[Tensor, float]:
+        """The sparse matrices of a weight and their relative error, on moments that have a Gram matrix."""
+        power, gram = ordered(layer, moments)
+        sparse, _, error = self(layer, layer.matrices(weight).to(power.dtype), power, gram, counts)
+        assert error is not None
+        return sparse, error
+
+    def _solved(self, problem: Problem) -> Solved:
+        """What comes out of one solver after the other."""
+        found = Solved(problem.weight, problem.stays)
+        for solver in self.solvers:
+            found = solver(replace(problem, stays=found.stays))
+        return found
 
 
 def scored(worth: Worth, layer: Layer, weights: Tensor, power: Tensor | None, pattern: Pattern) -> Tensor:
@@ -95,3 +116,11 @@ def of_model(
             got = "none" if scores is None else f"a {list(scores.shape)} tensor with {int(scores.isnan().sum())} NaN"
             raise DataError(f"{score!r} gives a number for each weight of {name!r} {list(shape)}; got {got}")
     return found
+
+
+def ordered(layer: Layer, moments: Moments) -> tuple[Tensor, Tensor | None]:
+    """Moments in the order of a layer's columns, in the type that the Gram matrix has."""
+    order = layer.order()
+    kind = torch.float32 if moments.gram is None else moments.gram.dtype
+    gram = None if moments.gram is None else moments.gram[:, order][:, :, order]
+    return moments.power[:, order].to(kind), gram

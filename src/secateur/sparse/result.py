@@ -6,6 +6,7 @@ from math import prod
 from torch import nn
 
 from secateur.sparse.plan import WeightPlan
+from secateur.sparse.rounding import Rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,14 @@ class SparseResult:
         plan: Which weights stay.
         report: What became of each weight, in the order in which they run.
         samples: How many samples each layer was solved on; 0 where none was.
+        rounding: What the weights that stay were rounded to, or None.
     """
 
     model: nn.Module
     plan: WeightPlan
     report: tuple[LayerReport, ...]
     samples: int = 0
+    rounding: Rounding | None = None
 
     @property
     def zeros(self) -> int:
@@ -54,8 +57,9 @@ class SparseResult:
     def __str__(self) -> str:
         total = sum(prod(layer.shape) for layer in self.report)
         head = f"{self.zeros / total:.1%} of {total:,} weights are zero, in {len(self.report)} layers"
+        bits = "" if self.rounding is None else f"; the others have {self.rounding}"
         rows = [
             f"  {layer.name:<44} {layer.sparsity:>6.1%}  {'' if layer.error is None else f'error {layer.error:.2e}'}"
             for layer in self.report
         ]
-        return "\n".join([head, *rows])
+        return "\n".join([head + bits, *rows])

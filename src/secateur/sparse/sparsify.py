@@ -9,14 +9,16 @@ from torch import Tensor, nn
 
 from secateur.errors import ModelError, PlanError
 from secateur.sparse.allocation import Allocation, Cutoff, even
+from secateur.sparse.alone import EachAlone
 from secateur.sparse.amounts import Sparsity, check_fit, counts_of
-from secateur.sparse.job import Job, Progress, affordable, identity, ordered
+from secateur.sparse.job import Job, Progress, affordable, identity
 from secateur.sparse.journal import Journal
 from secateur.sparse.layers import Layer, survey
 from secateur.sparse.patterns import Pattern, Unstructured
 from secateur.sparse.problem import Solver, keep
-from secateur.sparse.procedure import Procedure, of_model, scored
+from secateur.sparse.procedure import Procedure, of_model, ordered, scored
 from secateur.sparse.result import SparseResult
+from secateur.sparse.rounding import Rounding
 from secateur.sparse.solvers import Refit
 from secateur.torch import scores as criteria
 from secateur.torch.apply import state_of
@@ -36,6 +38,7 @@ def sparsify(
     score: criteria.WeightScore | criteria.ModelScore | None = None,
     solver: Solver | Iterable[Solver] | None = None,
     allocation: Allocation | Cutoff = even,
+    rounding: Rounding | None = None,
     exclude: Sequence[str] = (),
     in_sequence: bool = True,
     samples: int = 128,
@@ -57,13 +60,14 @@ def sparsify(
         score: What a weight is worth; by default `scores.Wanda()`. One of whole models is asked once, before anything goes.
         solver: What is done with the choice, one after the other; by default `solvers.Refit()`. `solvers.keep` does nothing.
         allocation: How what goes is divided among the layers, where `sparsity` is one number; or what decides how much goes.
+        rounding: What the weights that stay are rounded to while they are solved, such as `rounding.Integer(bits=4)`.
         exclude: Parameters or modules that stay dense, as name patterns.
         in_sequence: Solve each layer on what the model gives it in which the layers before are sparse already. Otherwise all are
             solved on what the dense model gives them.
         samples: How many samples to use, > 0. In sequence fewer are used where the memory is too small for what they all read;
             the result says how many.
         memory: About how many bytes of activations may be kept, in sequence; half of them while layers wait for each other, half
-            while operators work.
+            while operators work. And of Gram matrices that an allocation measures with.
         journal: A folder that gets each weight as soon as it is solved. A job that was killed goes on where it stopped when it
             is started again as it was, and comes to the same bytes. The weights of the result are then mapped from these files,
             those that did not change are the model's own, and one layer with its Gram matrix is in memory at a time.
@@ -92,6 +96,8 @@ def sparsify(
     score = criteria.Wanda() if score is None else score
     solvers = _listed(Refit() if solver is None else solver)
     _check_score(score)
+    if rounding is not None:
+        _check_object(rounding, "rounding= is an object such as secateur.sparse.rounding.Integer()")
     taken = list(take(batches, samples, labelled=not isinstance(score, criteria.WeightScore)))
     pieces = [inputs for inputs, _ in taken]
     _check_weights(model)
@@ -100,8 +106,10 @@ def sparsify(
     layers = found.layers
     check_fit(layers, pattern)
     worth = score if isinstance(score, criteria.WeightScore) else of_model(score, small, taken, layers)
-    procedure = Procedure(pattern, worth, solvers)
-    counts = counts_of(layers, pattern, sparsity, allocation, cache(lambda: _scores(small, layers, procedure, pieces)))
+    procedure = Procedure(pattern, worth, solvers, rounding)
+    scores = cache(lambda: _scores(small, layers, procedure, pieces))
+    alone = EachAlone(small, layers, pieces, procedure.on_moments, memory)
+    counts = counts_of(layers, pattern, sparsity, allocation, scores, alone)
     if in_sequence:
         pieces = affordable(pieces, found, memory)
     book = None if journal is None else Journal(journal, identity(procedure, counts, pieces, in_sequence=in_sequence))
@@ -154,6 +162,10 @@ def _check_score(score: object) -> None:
 def _listed(solver: Solver | Iterable[Solver]) -> list[Solver]:
     found = list(solver) if isinstance(solver, Iterable) else [solver]
     for one in found:
-        if isinstance(one, type) or not callable(one):
-            raise PlanError(f"solver= is an object such as secateur.solvers.SparseGPT(), or several; got {one!r}")
+        _check_object(one, "solver= is an object such as secateur.solvers.SparseGPT(), or several")
     return found or [keep]
+
+
+def _check_object(value: object, wanted: str) -> None:
+    if isinstance(value, type) or not callable(value):
+        raise PlanError(f"{wanted}; got {value!r}")

@@ -5,10 +5,29 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.errors import DataError
 from secateur.sparse.counts import apportion, count_of
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """What it is that one layer alone is sparse, and all others dense.
+
+    Attributes:
+        error: E|(W - W') x|^2 / E|W x|^2 on what the dense model gives the layer.
+        model: Makes such a model, in eval mode; it shares the other weights with the dense one, as long as that is dense.
+    """
+
+    error: float
+    model: Callable[[], nn.Module]
+
+
+def _unmeasured(count: int) -> Alone:
+    raise DataError(
+        f"nothing can be measured of this layer without {count} units; give it a way to become sparse alone"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +39,14 @@ class Share:
         dims: Inputs, outputs, and the sides of a kernel.
         units: How many units of the pattern it has.
         scores: Gives what its weights are worth, `[groups, out, in]`.
+        alone: Makes it sparse alone, without so many units, by the scores and solvers of the job.
     """
 
     name: str
     dims: tuple[int, ...]
     units: int
     scores: Callable[[], Tensor]
+    alone: Callable[[int], Alone] = _unmeasured
 
 
 class Allocation(Protocol):

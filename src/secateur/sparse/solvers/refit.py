@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import DataError
-from secateur.sparse.problem import Problem, Solved, output_error
+from secateur.sparse.problem import Problem, Solved, keep, output_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ class Refit:
         damping = self.ridge * float(problem.gram.diagonal().mean())
         change = solve_on(problem.stays, (problem.weight - masked) @ problem.gram, problem.gram, damping, self)
         fitted = problem.rounded(masked + change) * problem.stays
-        better = output_error(fitted, problem.weight, problem.gram) <= output_error(
-            masked, problem.weight, problem.gram
-        )
-        return Solved(torch.where(better[:, None], fitted, masked), problem.stays, self.ridge)
+        before = keep(problem).weight
+        errors = [output_error(weight, problem.weight, problem.gram) for weight in (fitted, before)]
+        better = errors[0] <= errors[1]
+        return Solved(torch.where(better[:, None], fitted, before), problem.stays, self.ridge)
 
 
 def solve_on(stays: Tensor, wanted: Tensor, gram: Tensor, damping: float, settings: Refit) -> Tensor:

@@ -52,7 +52,7 @@ class SparseGPT:
                     stays[:, columns][:, cell] = _chosen(problem, part[:, cell], factor.diagonal()[cell], 0)
                 elif problem.pattern.share is None and i == 0:
                     stays[:, columns] = _chosen(problem, part, factor.diagonal(), count)
-                new = problem.rounded(part[:, i : i + 1])[:, 0] * stays[:, start + i]
+                new = problem.rounded(part[:, i : i + 1], slice(start + i, start + i + 1))[:, 0] * stays[:, start + i]
                 errors[:, i] = (part[:, i] - new) / factor[i, i]
                 part[:, i:] -= errors[:, i : i + 1] * factor[i, i:]
                 part[:, i] = new
