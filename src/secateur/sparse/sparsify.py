@@ -43,7 +43,7 @@ def sparsify(
     in_sequence: bool = True,
     samples: int = 128,
     memory: int = 4 << 30,
-    journal: Path | None = None,
+    journal: str | Path | None = None,
     progress: Progress | None = None,
 ) -> SparseResult:
     """Set weights to zero, and let the others make up for it.
@@ -112,7 +112,11 @@ def sparsify(
     counts = counts_of(layers, pattern, sparsity, allocation, scores, alone)
     if in_sequence:
         pieces = affordable(pieces, found, memory)
-    book = None if journal is None else Journal(journal, identity(procedure, counts, pieces, in_sequence=in_sequence))
+    book = (
+        None
+        if journal is None
+        else Journal(Path(journal), identity(procedure, counts, pieces, in_sequence=in_sequence))
+    )
     job = Job(small, layers, counts, procedure, book, progress)
     if in_sequence:
         job.in_sequence(pieces, found.repeated)
