@@ -10,6 +10,9 @@ from secateur.errors import DataError
 from secateur.sparse.counts import apportion
 from secateur.sparse.problem import Problem, Solved, damped_inverse_factor
 
+STRIP = 16
+"""Columns whose errors are spread one by one; beyond them, by products of matrices."""
+
 
 @dataclass(frozen=True, slots=True)
 class SparseGPT:
@@ -40,30 +43,36 @@ class SparseGPT:
     def __call__(self, problem: Problem) -> Solved:
         """Solve one problem; see `Solver`."""
         upper, damping = damped_inverse_factor(problem.gram, self.damping)
-        weight = problem.weight.clone()
-        weight[:, problem.gram.diagonal() == 0] = 0
-        stays = torch.ones_like(weight, dtype=torch.bool)
-        for start, stop, count in self._parts(problem, weight):
-            columns, errors = slice(start, stop), torch.zeros_like(weight[:, start:stop])
-            part, factor = weight[:, columns].clone(), upper[columns, columns]
-            for i in range(stop - start):
-                if problem.pattern.share is not None and i % problem.pattern.width == 0:
-                    cell = slice(i, i + problem.pattern.width)
-                    stays[:, columns][:, cell] = _chosen(problem, part[:, cell], factor.diagonal()[cell], 0)
-                elif problem.pattern.share is None and i == 0:
-                    stays[:, columns] = _chosen(problem, part, factor.diagonal(), count)
-                new = problem.rounded(part[:, i : i + 1], slice(start + i, start + i + 1))[:, 0] * stays[:, start + i]
-                errors[:, i] = (part[:, i] - new) / factor[i, i]
-                part[:, i:] -= errors[:, i : i + 1] * factor[i, i:]
-                part[:, i] = new
-            weight[:, columns] = part
-            weight[:, stop:] -= errors @ upper[columns, stop:]
-        return Solved(weight, stays, damping)
+        columns = problem.weight.T.contiguous()  # a row for each, so that a step goes through memory as it lies
+        columns[problem.gram.diagonal() == 0] = 0
+        stays = torch.ones_like(columns, dtype=torch.bool)
+        for start, stop, count in self._parts(problem, columns.T):
+            errors = torch.empty_like(columns[start:stop])
+            if problem.pattern.share is None:
+                stays[start:stop] = _chosen(problem, columns[start:stop], upper.diagonal()[start:stop], count)
+            for first in range(start, stop, _step(problem, STRIP)):
+                strip = slice(first, min(first + _step(problem, STRIP), stop))
+                done = slice(first - start, strip.stop - start)
+                self._sweep(problem, columns, stays, upper, strip, errors[done])
+                columns[strip.stop : stop] -= upper[strip, strip.stop : stop].T @ errors[done]
+            columns[stop:] -= upper[start:stop, stop:].T @ errors
+        return Solved(columns.T.contiguous(), stays.T.contiguous(), damping)
+
+    @staticmethod
+    def _sweep(problem: Problem, columns: Tensor, stays: Tensor, upper: Tensor, strip: slice, errors: Tensor) -> None:
+        """Settle a strip of columns, one after the other; each error is spread over those of the strip that come later."""
+        cell = problem.pattern.width
+        for number, i in enumerate(range(strip.start, strip.stop)):
+            if problem.pattern.share is not None and number % cell == 0:
+                stays[i : i + cell] = _chosen(problem, columns[i : i + cell], upper.diagonal()[i : i + cell], 0)
+            new = problem.rounded(columns[i, :, None], slice(i, i + 1))[:, 0] * stays[i]
+            errors[number] = (columns[i] - new) / upper[i, i]
+            columns[i] = new
+            columns[i + 1 : strip.stop].addr_(upper[i, i + 1 : strip.stop], errors[number], alpha=-1)
 
     def _parts(self, problem: Problem, weight: Tensor) -> list[tuple[int, int, int]]:
         """Runs of columns, and how many units go of each: first what is zero already, and of the rest an equal share."""
-        pattern, columns = problem.pattern, weight.shape[1]
-        step = max(1, self.block // pattern.width) * pattern.width
+        pattern, columns, step = problem.pattern, weight.shape[1], _step(problem, self.block)
         bounds = [(start, min(start + step, columns)) for start in range(0, columns, step)]
         if pattern.share is not None:
             return [(start, stop, 0) for start, stop in bounds]
@@ -75,6 +84,11 @@ class SparseGPT:
         return [(*bound, a + b) for bound, a, b in zip(bounds, gone, more, strict=True)]
 
 
-def _chosen(problem: Problem, part: Tensor, diagonal: Tensor, count: int) -> Tensor:
-    """What stays of some columns: by the error that each weight leaves behind."""
-    return problem.pattern.choose((part / diagonal).square(), count)
+def _step(problem: Problem, columns: int) -> int:
+    """So many columns, or fewer, but whole cells of the pattern."""
+    return max(1, columns // problem.pattern.width) * problem.pattern.width
+
+
+def _chosen(problem: Problem, columns: Tensor, diagonal: Tensor, count: int) -> Tensor:
+    """What stays of some columns `[columns, out]`: by the error that each weight leaves behind."""
+    return problem.pattern.choose((columns / diagonal[:, None]).square().T, count).T
