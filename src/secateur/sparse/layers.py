@@ -45,22 +45,22 @@ class Layer:
 
     def matrices(self, weight: Tensor) -> Tensor:
         """The weight as `[groups, out, in]`."""
-        return self.product.matrix(weight)[..., self.order().to(weight.device)]
+        return self.product.matrix(weight)[..., self.order(weight.device)]
 
     def put(self, matrices: Tensor, weight: Tensor) -> None:
         """Write such matrices into the weight, in place."""
         unordered = torch.empty_like(matrices)
-        unordered[..., self.order().to(matrices.device)] = matrices
+        unordered[..., self.order(matrices.device)] = matrices
         self.product.put(unordered, weight)
 
     def read(self, x: Tensor, at_most: int | None) -> Tensor:
         """What it reads of its input, `[groups, rows, in]`."""
-        return self.product.read(x, at_most)[..., self.order().to(x.device)]
+        return self.product.read(x, at_most)[..., self.order(x.device)]
 
-    def order(self) -> Tensor:
+    def order(self, device: torch.device) -> Tensor | slice:
         """Where each column lies among the inputs of the product."""
         taps = 1 if self.product.window is None else prod(self.product.window.kernel)
-        return torch.arange(self.shape[2]).view(-1, taps).T.flatten()
+        return slice(None) if taps == 1 else torch.arange(self.shape[2], device=device).view(-1, taps).T.flatten()
 
 
 @dataclass(slots=True)

@@ -99,7 +99,7 @@ class Unstructured:
         if self.scope != "row":
             return _all_but_lowest(scores.reshape(1, -1), count).view(scores.shape)
         each, more = divmod(count, len(scores))
-        return _all_but_lowest(scores, each + (torch.arange(len(scores), device=scores.device) < more).long())
+        return torch.cat([_all_but_lowest(scores[:more], each + 1), _all_but_lowest(scores[more:], each)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +204,11 @@ class Block:
         return whole[: scores.shape[0], : scores.shape[1]]
 
 
-def _all_but_lowest(scores: Tensor, counts: int | Tensor) -> Tensor:
-    """For each row, all but so many of its lowest scores, one number or one for each; of equal ones the first go."""
-    order = scores.argsort(dim=1, stable=True)
-    ranks = torch.arange(scores.shape[1], device=scores.device)
-    kept = (ranks >= torch.as_tensor(counts, device=scores.device).view(-1, 1)).expand(scores.shape)
-    return torch.empty(scores.shape, dtype=torch.bool, device=scores.device).scatter_(1, order, kept)
+def _all_but_lowest(scores: Tensor, count: int) -> Tensor:
+    """For each row `[rows, columns]`, all but so many of its lowest scores; of equal ones the first go."""
+    if not count or not len(scores):
+        return torch.ones_like(scores, dtype=torch.bool)
+    last = scores.kthvalue(count, dim=1, keepdim=True).values
+    lower, equal = scores < last, scores == last
+    left = count - lower.sum(1, keepdim=True)
+    return ~(lower | (equal & (equal.cumsum(1) <= left)))

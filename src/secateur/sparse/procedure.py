@@ -120,7 +120,7 @@ def of_model(
 
 def ordered(layer: Layer, moments: Moments) -> tuple[Tensor, Tensor | None]:
     """Moments in the order of a layer's columns, in the type that the Gram matrix has."""
-    order = layer.order()
+    order = layer.order(moments.power.device)
     kind = torch.float32 if moments.gram is None else moments.gram.dtype
     gram = None if moments.gram is None else moments.gram[:, order][:, :, order]
     return moments.power[:, order].to(kind), gram
