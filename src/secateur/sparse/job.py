@@ -97,13 +97,15 @@ class Job:
         for x in read:
             rows = layer.read(x, at_most)
             rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-            if not torch.isfinite(rows).all():
-                raise DataError(f"{layer.name!r} reads values that are not finite; look at the data and the weights")
             more = rows.mT @ rows if self.procedure.needs_gram else rows.square().sum(1)
             total = more if total is None else total.add_(more)
             count += rows.shape[1]
         if total is None or not count:
             raise DataError(f"{layer.name!r} reads nothing: all of the data is padding")
+        if not bool(torch.isfinite(total).all()):
+            raise DataError(
+                f"{layer.name!r} reads values that are not finite, or too large to be squared; look at the data and the weights"
+            )
         total /= count
         return (total.diagonal(dim1=1, dim2=2), total) if self.procedure.needs_gram else (total, None)
 
