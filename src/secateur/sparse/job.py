@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -63,8 +63,10 @@ class Job:
                 layer, lambda: self._moments(layer, [real_rows(pieces[number], x) for number, x in read.items()])
             )
 
+        order = [product for product in self.todo if product not in repeated]
         with undisturbed():
-            side_by_side(self.running, pieces, [product for product in self.todo if product not in repeated], change)
+            side_by_side(self.running, pieces, order, change)
+        self._settle_unread([product for product in order if product in self.todo])
 
     def from_moments(self, pieces: Sequence[Inputs]) -> None:
         """All layers that are left, on what the model as it is now gives them."""
@@ -76,6 +78,7 @@ class Job:
             layer = self.todo.pop(moments.product, None)
             if layer is not None:
                 self._settled(layer, partial(ordered, layer, moments))
+        self._settle_unread(list(self.todo))
 
     def result(self, samples: int) -> SparseResult:
         """What became of the model."""
@@ -103,9 +106,23 @@ class Job:
             total = more if total is None else total.add_(more)
             count += rows.shape[1]
         if total is None or not count:
-            raise DataError(f"{layer.name!r} reads nothing: all of the data is padding")
+            if layer.product.stack is None:
+                raise DataError(f"{layer.name!r} reads nothing: all of the data is padding")
+            return self._unread(layer)
         total /= count
         return (total.diagonal(dim1=1, dim2=2), total) if self.procedure.needs_gram else (total, None)
+
+    def _settle_unread(self, products: Iterable[Product]) -> None:
+        """Make layers sparse that no row has reached."""
+        for product in products:
+            layer = self.todo.pop(product)
+            self._settled(layer, partial(self._unread, layer))
+
+    def _unread(self, layer: Layer) -> tuple[Tensor, None]:
+        """What is taken for the moments of a layer that reads nothing: E[x^2] is 1 for all inputs."""
+        logger.warning("%s reads nothing of the data: what goes is chosen by its weights alone", layer.name)
+        (groups, _, columns), dense = layer.shape, self.dense[layer.product.tensor]
+        return dense.new_ones(groups, columns, dtype=torch.promote_types(dense.dtype, torch.float32)), None
 
     def _settled(self, layer: Layer, moments: Callable[[], tuple[Tensor, Tensor | None]]) -> Tensor:
         """Make a layer sparse, or look up what became of it in an earlier run; gives the parameter."""

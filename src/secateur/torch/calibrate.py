@@ -98,8 +98,8 @@ class Calibrate:
             tensors: The parameters whose products count; None = all.
 
         Returns:
-            Moments for each product, in the order in which the model runs them; a product that runs several times in a batch has
-            one entry.
+            Moments for each product that read something, in the order in which the model runs them; a product that runs several
+            times in a batch has one entry.
         """
         found: dict[Product, Moments] = {}
         copy = evaluation_copy(model)
@@ -107,8 +107,9 @@ class Calibrate:
 
             def visit(product: Product, x: Tensor, run: Callable[[], Tensor], inputs: Inputs = inputs) -> Tensor:
                 y = run()
-                if tensors is None or product.tensor in tensors:
-                    seen = self._moments(product, real_rows(inputs, x), real_rows(inputs, y))
+                read = real_rows(inputs, x)
+                if len(read) and (tensors is None or product.tensor in tensors):
+                    seen = self._moments(product, read, real_rows(inputs, y))
                     found[product] = found[product].merged(seen) if product in found else seen
                 return y
 

@@ -216,7 +216,9 @@ def _refit_from_moments(
     }
     weights, state = state_of(network.model), state_of(small)
     for consumer in consumers:
-        moments = found[consumer.dense]
+        moments = found.get(consumer.dense)
+        if moments is None:
+            continue
         matrices = consumer.rows(consumer.dense.matrix(weights[consumer.dense.tensor].detach()))
         if ridge is not None and moments.gram is not None:
             fits = [
