@@ -64,7 +64,7 @@ class Job:
             )
 
         order = [product for product in self.todo if product not in repeated]
-        with undisturbed():
+        with undisturbed(self.running):
             side_by_side(self.running, pieces, order, change)
         self._settle_unread([product for product in order if product in self.todo])
 

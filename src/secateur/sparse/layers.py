@@ -102,7 +102,7 @@ def survey(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> Survey:
         return y
 
     watch = WatchProducts(copy, visit)
-    with undisturbed(), watch:
+    with undisturbed(copy), watch:
         run(copy, inputs)
     found.working = max(found.waiting, watch.largest // batch_size(inputs))
     state, excluded = state_of(model), excluded_names(model, exclude)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -113,7 +114,7 @@ class Calibrate:
                     found[product] = found[product].merged(seen) if product in found else seen
                 return y
 
-            with undisturbed(), WatchProducts(copy, visit):
+            with undisturbed(copy), WatchProducts(copy, visit):
                 run(copy, inputs)
         for moments in found.values() if self.gram else ():
             if moments.gram is None:
@@ -150,12 +151,27 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """No gradients, no fused path of torch's transformer layers, which would hide products, and the same random numbers."""
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """No gradients, the same random numbers, and no fused paths of torch's own layers, which would hide products."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with same_numbers():
+        with same_numbers(), _in_steps(model):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def _in_steps(model: nn.Module) -> Iterator[None]:
+    """No oneDNN and no cuDNN where the model has recurrent layers: all steps of one would be a single operator of theirs."""
+    backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+    before = [backend.enabled for backend in backends]
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    try:
+        for backend in backends if recurrent else ():
+            backend.enabled = False
+        yield
+    finally:
+        for backend, enabled in zip(backends, before, strict=True):
+            backend.enabled = enabled

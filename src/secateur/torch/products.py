@@ -6,7 +6,7 @@ layers. An operator that multiplies with all matrices of a stack is as many prod
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +26,9 @@ _STACKED = (_aten.bmm.default, _aten._grouped_mm.default)
 @dataclass(frozen=True, slots=True)
 class Product:
     """Data times a parameter: out = weight @ in, for every row of data (a token, or a window of an image).
+
+    Two are the same where they use the same part of a parameter alike. Whether the operator adds the bias too is no part of that:
+    torch lets another one do so where the data lie otherwise in memory.
 
     Attributes:
         tensor: The parameter that holds the weight.
@@ -47,8 +50,8 @@ class Product:
     size: int
     groups: int = 1
     window: Window | None = None
-    bias: str | None = None
-    bias_start: int = 0
+    bias: str | None = field(default=None, compare=False)
+    bias_start: int = field(default=0, compare=False)
     stack: int | None = None
 
     def matrix(self, weight: Tensor) -> Tensor:

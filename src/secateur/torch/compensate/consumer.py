@@ -109,7 +109,7 @@ def survey(model: nn.Module, plan: Plan, inputs: Inputs) -> Survey:
         if isinstance(module, BATCH_NORMS) and module.running_mean is not None
     ]
     watch = WatchProducts(copy, visit)
-    with undisturbed(), watch:
+    with undisturbed(copy), watch:
         run(copy, inputs)
     for handle in handles:
         handle.remove()
