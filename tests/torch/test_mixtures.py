@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 import secateur as sc
 from secateur.errors import PlanError
+from secateur.torch.compensate import Refit, compensate
+from secateur.torch.scores import Energy, Magnitude
 
 
 class SortedMixture(nn.Module):
@@ -60,6 +62,38 @@ def test_experts_of_a_grouped_product_can_go() -> None:
         left = model.router(F.relu(model.embed(x)))
         assert small.router.weight.equal(silenced[[0, 2, 5]])
         assert left.shape[-1] == 6
+
+
+def test_neurons_of_experts_have_the_energy_of_the_rows_that_are_sent_to_them() -> None:
+    torch.manual_seed(0)
+    model, x = SortedMixture().eval(), torch.randn(2, 50, 6)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    network = sc.trace(model, x)
+    (axis,) = [axis for axis in network.axes if any((slot.tensor, slot.dim) == ("down", 2) for slot in axis.slots)]
+    expected = torch.zeros(axis.size)
+    with torch.no_grad():
+        rows = F.relu(model.embed(x)).flatten(0, 1)
+        chosen = model.router(rows).topk(2)[1]
+        for expert in chosen.unique():
+            read = rows[(chosen == expert).any(1)]
+            hidden = F.relu(read @ model.up[expert].T + model.bias[expert])
+            expected += hidden.square().mean(0) * model.down[expert].square().sum(0)
+    found = Energy(otherwise=Magnitude())(network, [x])[axis.name]
+    torch.testing.assert_close(torch.as_tensor(found).float(), expected)
+
+
+@pytest.mark.parametrize(("experts", "chosen"), [(6, 2), (1, 1)])
+def test_experts_are_not_refitted_because_a_router_may_send_other_rows_to_them(experts: int, chosen: int) -> None:
+    torch.manual_seed(0)
+    model, x = SortedMixture(experts=experts, chosen=chosen).eval(), torch.randn(2, 50, 6)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    network = sc.trace(model, x)
+    (axis,) = [axis for axis in network.axes if any((slot.tensor, slot.dim) == ("down", 2) for slot in axis.slots)]
+    plan = network.plan({axis.name: range(8)})
+    small = sc.compact(model, plan)
+    assert compensate(network, small, plan, [x], [Refit()]).down.equal(small.down)
 
 
 def test_at_least_as_many_experts_stay_as_a_token_chooses() -> None:

@@ -74,6 +74,9 @@ class EachAlone:
         for moments in calibrate(self._model, [(piece, None) for piece in self._pieces], tensors):
             if moments.product in chosen:
                 self._held[moments.product] = moments
+        for layer in self._layers:
+            if layer.product in chosen and layer.product not in self._held:
+                self._held[layer.product] = _white(layer, self._state[layer.product.tensor])
 
     def _bytes(self, layer: Layer) -> int:
         groups, _, columns = layer.shape
@@ -91,3 +94,11 @@ class EachAlone:
             return tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.detach().clone()
 
         return replicate(self._model, copied).eval()
+
+
+def _white(layer: Layer, weight: Tensor) -> Moments:
+    """What is taken for the moments of a layer that reads nothing of the data: inputs that know nothing of each other."""
+    groups, out, columns = layer.shape
+    zeros = torch.zeros(groups, columns, dtype=torch.float64, device=weight.device)
+    eye = torch.eye(columns, dtype=torch.promote_types(weight.dtype, torch.float32), device=weight.device)
+    return Moments(layer.product, 0, zeros, zeros + 1, zeros.new_zeros(groups, out), eye.repeat(groups, 1, 1))

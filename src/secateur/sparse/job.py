@@ -2,7 +2,8 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -51,6 +52,7 @@ class Job:
         self.running = evaluation_copy(model)
         self.todo = {layer.product: layer for layer in layers}
         self.dense = {name: tensor.detach() for name, tensor in state_of(model).items()}
+        self.parts = Counter(layer.product.tensor for layer in layers)
         self.entries: dict[str, Entry] = {}
         self.reports: dict[str, LayerReport] = {}
 
@@ -63,8 +65,10 @@ class Job:
                 layer, lambda: self._moments(layer, [real_rows(pieces[number], x) for number, x in read.items()])
             )
 
-        with undisturbed():
-            side_by_side(self.running, pieces, [product for product in self.todo if product not in repeated], change)
+        order = [product for product in self.todo if product not in repeated]
+        with undisturbed(self.running):
+            side_by_side(self.running, pieces, order, change)
+        self._settle_unread([product for product in order if product in self.todo])
 
     def from_moments(self, pieces: Sequence[Inputs]) -> None:
         """All layers that are left, on what the model as it is now gives them."""
@@ -76,6 +80,7 @@ class Job:
             layer = self.todo.pop(moments.product, None)
             if layer is not None:
                 self._settled(layer, partial(ordered, layer, moments))
+        self._settle_unread(list(self.todo))
 
     def result(self, samples: int) -> SparseResult:
         """What became of the model."""
@@ -101,7 +106,9 @@ class Job:
             total = more if total is None else total.add_(more)
             count += rows.shape[1]
         if total is None or not count:
-            raise DataError(f"{layer.name!r} reads nothing: all of the data is padding")
+            if layer.product.stack is None:
+                raise DataError(f"{layer.name!r} reads nothing: all of the data is padding")
+            return self._unread(layer)
         if not bool(torch.isfinite(total).all()):
             raise DataError(
                 f"{layer.name!r} reads values that are not finite, or too large to be squared; look at the data and the weights"
@@ -109,19 +116,37 @@ class Job:
         total /= count
         return (total.diagonal(dim1=1, dim2=2), total) if self.procedure.needs_gram else (total, None)
 
+    def _settle_unread(self, products: Iterable[Product]) -> None:
+        """Make layers sparse that no row has reached."""
+        for product in products:
+            layer = self.todo.pop(product)
+            self._settled(layer, partial(self._unread, layer))
+
+    def _unread(self, layer: Layer) -> tuple[Tensor, None]:
+        """What is taken for the moments of a layer that reads nothing: E[x^2] is 1 for all inputs."""
+        logger.warning("%s reads nothing of the data: what goes is chosen by its weights alone", layer.name)
+        (groups, _, columns), dense = layer.shape, self.dense[layer.product.tensor]
+        return dense.new_ones(groups, columns, dtype=torch.promote_types(dense.dtype, torch.float32)), None
+
     def _settled(self, layer: Layer, moments: Callable[[], tuple[Tensor, Tensor | None]]) -> Tensor:
         """Make a layer sparse, or look up what became of it in an earlier run; gives the parameter."""
         name = layer.product.tensor
-        entry = self.entries.get(name)
-        if entry is None and self.journal is not None:
-            entry = self.journal.find(name, self.dense[name])
-        if entry is None or layer.name not in {report.name for report in entry.reports}:
-            entry = self._solved(layer, entry, *moments())
-            if self.journal is not None:
-                entry = self.journal.add(name, self.dense[name], entry)
-        if self.journal is None:
-            self.entries[name] = entry
-        self.reports.update((report.name, report) for report in entry.reports)
+        if (
+            self.journal is not None
+            and name not in self.entries
+            and (kept := self.journal.find(name, self.dense[name]))
+        ):
+            self.entries[name] = kept
+            self.reports.update((report.name, report) for report in kept.reports)
+        solved = layer.name not in self.reports
+        if solved:
+            self.entries[name] = self._solved(layer, self.entries.get(name), *moments())
+            self.reports[layer.name] = self.entries[name].reports[-1]
+        entry = self.entries[name]
+        self.parts[name] -= 1
+        if self.journal is not None and not self.parts[name]:
+            del self.entries[name]
+            entry = self.journal.add(name, self.dense[name], entry) if solved else entry
         for model in (self.model, self.running):
             parameter = model.get_parameter(name)
             parameter.data = entry.weight.to(parameter.device)

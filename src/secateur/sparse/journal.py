@@ -23,7 +23,7 @@ JOB = "job.json"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A parameter some of whose layers are sparse.
+    """A parameter that is sparse, or some of its layers.
 
     Attributes:
         weight: All of the parameter.
@@ -37,7 +37,7 @@ class Entry:
 
 
 class Journal:
-    """A folder with a file for each parameter, written when one of its layers is solved.
+    """A folder with a file for each parameter, written when all of its layers are solved.
 
     The tensors that it gives are mapped from the files: they are read when they are used, and the system may drop them.
 

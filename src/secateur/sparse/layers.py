@@ -2,8 +2,8 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import prod
 
@@ -37,11 +37,11 @@ class Layer:
 
     @property
     def name(self) -> str:
-        """The parameter's name, with the rows where it is a part."""
+        """The parameter's name, with which matrix of a stack it is, and the rows where it is a part."""
         product = self.product
-        return (
-            product.tensor if not product.start else f"{product.tensor}[{product.start}:{product.start + product.size}]"
-        )
+        which = [] if product.stack is None else [str(product.stack)]
+        rows = [f"{product.start}:{product.start + product.size}"] if product.start else []
+        return product.tensor + (f"[{', '.join(which + rows)}]" if which or rows else "")
 
     def matrices(self, weight: Tensor) -> Tensor:
         """The weight as `[groups, out, in]`."""
@@ -68,7 +68,8 @@ class Survey:
     """What one run of a model tells.
 
     Attributes:
-        layers: The products whose weights can become sparse, in the order in which they run.
+        layers: The products whose weights can become sparse, in the order in which they run; of a stack all matrices, though the
+            run may have come to a few.
         repeated: Those that run several times.
         waiting: The most bytes of a sample that a product reads and writes.
         working: The most bytes of a sample that any operator writes.
@@ -101,12 +102,14 @@ def survey(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> Survey:
         return y
 
     watch = WatchProducts(copy, visit)
-    with undisturbed(), watch:
+    with undisturbed(copy), watch:
         run(copy, inputs)
     found.working = max(found.waiting, watch.largest // batch_size(inputs))
-    found.repeated = {product for product, times in runs.items() if times > 1}
     state, excluded = state_of(model), excluded_names(model, exclude)
-    for product in runs:
+    again = {_form(product) for product, times in runs.items() if times > 1}
+    products = _whole_stacks(runs, state)
+    found.repeated = {product for product in products if _form(product) in again}
+    for product in products:
         if product.tensor in watch.others and product.tensor not in excluded:
             logger.info("%s stays dense: something else reads it, such as an embedding", product.tensor)
         elif product.tensor not in excluded:
@@ -115,6 +118,34 @@ def survey(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> Survey:
     if not found.layers:
         raise PlanError(f"{type(model).__name__} has no weight that could become sparse; see exclude= and what it runs")
     return found
+
+
+def _whole_stacks(products: Iterable[Product], state: Mapping[str, Tensor]) -> list[Product]:
+    """The products in their order, and where there are matrices of stacks, all of them.
+
+    Those that the run did not come to stand where their number says: between experts that run one after the other, or in each of
+    several steps that all experts take together.
+    """
+    passes: list[list[Product]] = []
+    for product in products:
+        before = passes[-1][-1].stack if passes else None
+        if before is None or product.stack is None or product.stack < before:
+            passes.append([])
+        passes[-1].append(product)
+    found: dict[Product, None] = {}
+    for each in passes:
+        if each[0].stack is None:
+            found[each[0]] = None
+            continue
+        forms = dict.fromkeys(map(_form, each))
+        for number in range(max(len(state[form.tensor]) for form in forms)):
+            found.update((replace(form, stack=number), None) for form in forms if number < len(state[form.tensor]))
+    return list(found)
+
+
+def _form(product: Product) -> Product:
+    """The same of all matrices of a stack."""
+    return replace(product, stack=None)
 
 
 def excluded_names(model: nn.Module, patterns: Sequence[str]) -> set[str]:

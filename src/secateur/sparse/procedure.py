@@ -50,7 +50,7 @@ class Procedure:
             layer: Which.
             dense: Its weight, `[groups, out, in]`.
             power: E[x^2] of what it reads, `[groups, in]`.
-            gram: E[x x^T], `[groups, in, in]`, or None.
+            gram: E[x x^T], `[groups, in, in]`, or None: then no solver changes what a score has chosen.
             counts: How many units go of each group.
 
         Returns:
@@ -91,11 +91,14 @@ class Procedure:
 
 
 def scored(worth: Worth, layer: Layer, weights: Tensor, power: Tensor | None, pattern: Pattern) -> Tensor:
-    """The scores of a layer, `[groups, out, in]`; what is zero already goes first, and counts nothing in a block."""
+    """The scores of a layer, `[groups, out, in]`; what is zero already goes first, and counts nothing in a block.
+
+    Where nothing is known of what it reads, E[x^2] is 1 for all inputs.
+    """
     if isinstance(worth, Mapping):
         scores = layer.matrices(worth[layer.product.tensor])
     else:
-        powers = [None] * len(weights) if power is None else power
+        powers = weights.new_ones(len(weights), weights.shape[2]) if power is None else power
         scores = torch.stack([worth.of_weight(*each) for each in zip(weights, powers, strict=True)])
     return scores.masked_fill(weights == 0, 0 if isinstance(pattern, Block) else -torch.inf)
 

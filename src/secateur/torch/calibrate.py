@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,8 +99,8 @@ class Calibrate:
             tensors: The parameters whose products count; None = all.
 
         Returns:
-            Moments for each product, in the order in which the model runs them; a product that runs several times in a batch has
-            one entry.
+            Moments for each product that read something, in the order in which the model runs them; a product that runs several
+            times in a batch has one entry.
         """
         found: dict[Product, Moments] = {}
         copy = evaluation_copy(model)
@@ -107,12 +108,13 @@ class Calibrate:
 
             def visit(product: Product, x: Tensor, run: Callable[[], Tensor], inputs: Inputs = inputs) -> Tensor:
                 y = run()
-                if tensors is None or product.tensor in tensors:
-                    seen = self._moments(product, real_rows(inputs, x), real_rows(inputs, y))
+                read = real_rows(inputs, x)
+                if len(read) and (tensors is None or product.tensor in tensors):
+                    seen = self._moments(product, read, real_rows(inputs, y))
                     found[product] = found[product].merged(seen) if product in found else seen
                 return y
 
-            with undisturbed(), WatchProducts(copy, visit):
+            with undisturbed(copy), WatchProducts(copy, visit):
                 run(copy, inputs)
         for moments in found.values() if self.gram else ():
             if moments.gram is None:
@@ -149,12 +151,27 @@ def evaluation_copy(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """No gradients, no fused path of torch's transformer layers, which would hide products, and the same random numbers."""
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """No gradients, the same random numbers, and no fused paths of torch's own layers, which would hide products."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with same_numbers():
+        with same_numbers(), _in_steps(model):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def _in_steps(model: nn.Module) -> Iterator[None]:
+    """No oneDNN and no cuDNN where the model has recurrent layers: all steps of one would be a single operator of theirs."""
+    backends: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
+    before = [backend.enabled for backend in backends]
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    try:
+        for backend in backends if recurrent else ():
+            backend.enabled = False
+        yield
+    finally:
+        for backend, enabled in zip(backends, before, strict=True):
+            backend.enabled = enabled

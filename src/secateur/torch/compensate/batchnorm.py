@@ -54,7 +54,7 @@ class ReestimateBatchNorm:
 
     def __call__(self, network: TracedNetwork, small: nn.Module, plan: Plan, batches: Batches) -> None:  # noqa: ARG002 - as Compensation asks
         """Change the compact model in place; see `Compensation`."""
-        with measured(small), undisturbed():
+        with measured(small), undisturbed(small):
             for inputs, _ in take(batches, self.samples):
                 run(small, inputs)
 

@@ -109,7 +109,7 @@ def survey(model: nn.Module, plan: Plan, inputs: Inputs) -> Survey:
         if isinstance(module, BATCH_NORMS) and module.running_mean is not None
     ]
     watch = WatchProducts(copy, visit)
-    with undisturbed(), watch:
+    with undisturbed(copy), watch:
         run(copy, inputs)
     for handle in handles:
         handle.remove()
@@ -127,10 +127,13 @@ def survey(model: nn.Module, plan: Plan, inputs: Inputs) -> Survey:
 
 
 def consumer_of(product: Product, cuts: Mapping[str, TensorCut], norm: str | None) -> Consumer | None:
-    """The consumer that a product is under a plan, or None where all its inputs stay."""
+    """The consumer that a product is under a plan, or None where all its inputs stay.
+
+    None too for a matrix of a stack: a router may send other rows to it in the compact model.
+    """
     cut = cuts.get(product.tensor)
     inputs = None if cut is None else cut.kept[product.in_dim]
-    if cut is None or inputs is None:
+    if cut is None or inputs is None or product.stack is not None:
         return None
     taps = 1 if product.window is None else prod(product.window.kernel)
     features = (torch.tensor(inputs)[:, None] * taps + torch.arange(taps)).flatten()

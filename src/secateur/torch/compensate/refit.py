@@ -150,7 +150,7 @@ def _refit_in_sequence(
     def remember(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
         y = run()
         consumer = by_dense.get(product)
-        if consumer is not None:
+        if consumer is not None and consumer.dense.bias == product.bias:
             targets[consumer.small] = (
                 x.numel() // x.shape[1],
                 consumer.rows(product.written(y, settings.rows(consumer)).mT),
@@ -159,7 +159,7 @@ def _refit_in_sequence(
 
     def fit(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
         consumer, (places, goal) = by_small.get(product), targets.get(product, (0, x))
-        if consumer is None or places != x.numel() // x.shape[1]:
+        if consumer is None or consumer.small.bias != product.bias or places != x.numel() // x.shape[1]:
             return run()
         del targets[product]
         read = product.read(x, settings.rows(consumer))
@@ -169,12 +169,12 @@ def _refit_in_sequence(
         return run()
 
     dense = evaluation_copy(model)
-    with observed(dense) as written, undisturbed(), WatchProducts(dense, remember):
+    with observed(dense) as written, undisturbed(dense), WatchProducts(dense, remember):
         run(dense, inputs)
     cuts = {cut.name: cut for cut in plan.tensors}
     kept = {path: cuts[name].kept[0] for path in written if (name := f"{path}.running_mean") in cuts}
     goals = {path: norm.of(kept.get(path)) for path, norm in written.items()}
-    with measured(small, goals), undisturbed(), WatchProducts(small, fit):
+    with measured(small, goals), undisturbed(small), WatchProducts(small, fit):
         run(small, inputs)
     return [by_small[product] for product in targets]
 
@@ -216,7 +216,9 @@ def _refit_from_moments(
     }
     weights, state = state_of(network.model), state_of(small)
     for consumer in consumers:
-        moments = found[consumer.dense]
+        moments = found.get(consumer.dense)
+        if moments is None:
+            continue
         matrices = consumer.rows(consumer.dense.matrix(weights[consumer.dense.tensor].detach()))
         if ridge is not None and moments.gram is not None:
             fits = [
