@@ -18,6 +18,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"torch"}),
     frozenset({"sparse"}),
     frozenset({"train", "targets"}),
+    frozenset({"low_rank"}),
     frozenset({"language"}),
     frozenset({"report"}),
     frozenset({"artefact"}),

@@ -3,6 +3,7 @@
 from secateur import allocate, train
 from secateur.allocate import Budget
 from secateur.artefact import load, save
+from secateur.low_rank import LowRankResult, factorise
 from secateur.prune import PruneResult, prune
 from secateur.sparse import SparseResult, WeightPlan, patterns, solvers, sparsify
 from secateur.torch import Proof, TracedNetwork, as_graph, compact, mask, scores, trace, unmask, verify
@@ -13,6 +14,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Budget",
+    "LowRankResult",
     "Proof",
     "PruneResult",
     "SparseResult",
@@ -22,6 +24,7 @@ __all__ = [
     "as_graph",
     "compact",
     "compensation",
+    "factorise",
     "load",
     "mask",
     "patterns",

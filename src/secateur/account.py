@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,24 @@ import torch
 from torch import nn
 
 from secateur.allocate import Budget
+from secateur.artefact.sparse import stored_bytes
 from secateur.axes import Cost, Network, Plan, Scores
 from secateur.errors import DataError
-from secateur.report import AxisRecord, FrozenRecord, Goal, LatencyRecord, Machine, Reproduction, Row, RunRecord, Step
+from secateur.report import (
+    AxisRecord,
+    FrozenRecord,
+    Goal,
+    LatencyRecord,
+    Machine,
+    Reproduction,
+    Row,
+    RunRecord,
+    Step,
+    WeightRecord,
+)
 from secateur.report import Proof as ProofRecord
 from secateur.report.quantity import TIMES
+from secateur.sparse import SparseResult
 from secateur.targets import Measurement
 from secateur.torch import Inputs, Proof, TracedNetwork
 from secateur.torch.graph import graph_of
@@ -65,6 +79,11 @@ class Run:
         if self.progress is not None and step.steps is not None:
             self.progress("recover", step.step, step.steps)
 
+    def sparsifying(self, layer: str, done: int, total: int) -> None:  # noqa: ARG002  as sparsify tells it
+        """Tell the caller how many layers are sparse."""
+        if self.progress is not None:
+            self.progress("sparsify", done, total)
+
     def evaluated(self, step: str, model: nn.Module) -> None:
         """Evaluate the model after a step, in eval mode, with its modes put back."""
         if self.evaluate is None:
@@ -93,6 +112,7 @@ def record(
     plan: Plan,
     scores: Scores,
     proof: Proof,
+    sparse: SparseResult,
     measured: Mapping[str, Measurement],
     budget: Budget,
 ) -> RunRecord:
@@ -103,16 +123,38 @@ def record(
         title=f"{run.name}, pruned",
         model=run.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        rows=(*_metric_rows(run.steps), *_cost_rows(dense, pruned, measured), *_measured_rows(latency, measured)),
+        rows=(
+            *_metric_rows(run.steps),
+            *_cost_rows(dense, pruned, measured),
+            *weight_rows(network.model, sparse),
+            *_measured_rows(latency, measured),
+        ),
         goals=_goals(budget, dense, pruned),
         steps=tuple(run.steps),
         axes=tuple(_axis(network, plan, scores, dense, i) for i in range(len(network.axes))),
+        weights=weight_records(sparse),
         frozen=_frozen(network),
         latency=latency,
         proofs=_proofs(proof),
         reproduction=Reproduction(seed=run.seed, versions=versions(), machine=machine()),
-        notes=_notes(network, plan),
+        notes=_notes(network, plan, sparse),
     )
+
+
+def weight_rows(dense: nn.Module, sparse: SparseResult) -> tuple[Row, ...]:
+    """How many weights are not zero of those that became sparse, and the bytes of all; nothing where none became sparse."""
+    if not sparse.report:
+        return ()
+    before = sum(dense.get_parameter(name).numel() for name in sparse.plan.stays)
+    return (
+        Row("nonzero weights", "", before, sparse.plan.total - sparse.plan.zeros, "lower"),
+        Row("bytes as secateur.save stores them", "B", stored_bytes(dense), stored_bytes(sparse.model), "lower"),
+    )
+
+
+def weight_records(sparse: SparseResult) -> tuple[WeightRecord, ...]:
+    """What became of each weight."""
+    return tuple(WeightRecord(layer.name, prod(layer.shape), layer.zeros, layer.error) for layer in sparse.report)
 
 
 def _metric_rows(steps: list[Step]) -> list[Row]:
@@ -201,7 +243,7 @@ def _proofs(proof: Proof) -> tuple[ProofRecord, ...]:
     return (*measured, same)
 
 
-def _notes(network: TracedNetwork, plan: Plan) -> tuple[str, ...]:
+def _notes(network: TracedNetwork, plan: Plan, sparse: SparseResult) -> tuple[str, ...]:
     cut = {axis.name for axis in plan.axes if len(axis.kept) < axis.size}
     inexact = [axis.name for axis in network.axes if axis.name in cut and not axis.exact]
     notes = []
@@ -213,6 +255,11 @@ def _notes(network: TracedNetwork, plan: Plan) -> tuple[str, ...]:
     if plan.opened:
         notes.append(
             f"{len(plan.opened)} fused attention modules run in open form, because heads or widths of them went."
+        )
+    if sparse.report:
+        notes.append(
+            f"Weights became sparse in the compact model, solved on {sparse.samples} samples; their errors are those before any "
+            "recovery."
         )
     if graph_of(network.model) is not None:
         notes.append("Both networks are in graph form: what was evaluated and measured is not the model's own code.")

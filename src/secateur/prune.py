@@ -1,7 +1,7 @@
-"""The main job, read top-down: trace, score, allocate, verify, compact, compensate, recover, measure, record."""
+"""The main job, read top-down: trace, score, allocate, verify, compact, compensate, sparsify, recover, measure, record."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -10,8 +10,9 @@ from torch import nn
 from secateur.account import Progress, Run, record
 from secateur.allocate import Allocator, Budget, Global, Uniform
 from secateur.axes import Plan
-from secateur.errors import BudgetError, DataError, ModelError
+from secateur.errors import BudgetError, DataError, ModelError, PlanError, RecoveryError
 from secateur.report import RunRecord
+from secateur.sparse import SparseResult, WeightPlan
 from secateur.targets import measure as measure_eager
 from secateur.torch import Inputs, Proof, TracedNetwork, compact, trace, verify
 from secateur.torch import scores as criteria
@@ -20,6 +21,7 @@ from secateur.torch.batches import split_batch
 from secateur.torch.compensate import Compensation, Refit, compensate
 from secateur.torch.graph import in_form
 from secateur.torch.replicate import replicate
+from secateur.train.masked import masked
 from secateur.train.own import OwnTraining, as_recovery
 from secateur.train.recover import FineTune
 
@@ -27,6 +29,7 @@ Evaluate = Callable[[nn.Module], float | Mapping[str, float]]
 """Measures a model: one share between 0 and 1 (called accuracy), or several by name; higher is better."""
 
 AllocationFactory = Callable[..., Allocator]
+Sparsify = Callable[..., SparseResult]
 DEFAULT_COMPENSATION: tuple[Compensation, ...] = (Refit(),)
 """Fits weights, folds what is constant into biases, and re-estimates batch norms."""
 
@@ -37,7 +40,8 @@ class PruneResult:
 
     Attributes:
         model: The compact model, of the same class as the dense one; in graph form, a graph.
-        plan: What stays.
+        plan: Which units stay.
+        weights: Which weights of these stay; empty where none were to go.
         network: What could be removed, and what could not and why.
         proof: The measured errors of the proofs.
         report: The record of the run; `secateur.report.write(result.report, folder)` makes a page of it.
@@ -45,6 +49,7 @@ class PruneResult:
 
     model: nn.Module
     plan: Plan
+    weights: WeightPlan
     network: TracedNetwork
     proof: Proof
     report: RunRecord
@@ -60,6 +65,7 @@ def prune(
     score: criteria.Score | None = None,
     allocation: AllocationFactory = Global,
     compensation: Iterable[Compensation] = DEFAULT_COMPENSATION,
+    sparsify: Sparsify | None = None,
     recover: FineTune | OwnTraining | None = None,
     exclude: tuple[str, ...] = (),
     multiple_of: int = 1,
@@ -83,7 +89,10 @@ def prune(
         allocation: Makes the allocator from `(budget, exclude=, multiple_of=)`: `allocate.Global`, `allocate.Uniform`, or a
             `functools.partial` of one.
         compensation: Steps that change what stays to make up for what goes, in this order; empty = none. Needs `data`.
-        recover: `recover.FineTune(...)`, or your own function `(model, data) -> model`. Needs `data`.
+        sparsify: Sets weights of the compact model to zero: a `functools.partial` of `secateur.sparsify` with its choices, called
+            as `(model, data, progress=)`. Needs `data`.
+        recover: `recover.FineTune(...)`, or your own function `(model, data) -> model`; zeros that `sparsify` made stay zero.
+            Needs `data`.
         exclude: Axes, modules or tensors that keep their shape, as name patterns.
         multiple_of: Kept widths are multiples of this where they can be.
         form: "module", or "graph" to prune the model's graph form (see `as_graph`): more can go, and the result has no code of
@@ -101,7 +110,8 @@ def prune(
         ModelError: Its weights are not finite, or the form is none.
         DataError: The data are empty, run out, or do not fit.
         BudgetError: The budget cannot be met; says what can be.
-        PlanError: A pattern matches nothing.
+        PlanError: A pattern matches nothing, or `sparsify` gives something else than it should.
+        RecoveryError: Training cannot start, diverged, or gave back another model or weights that had gone.
         VerificationError: A proof failed.
 
     Example:
@@ -111,7 +121,7 @@ def prune(
         >>> result.model[0].out_features
         16
     """
-    _check(model, budget, data, recover, score, allocation, compensation)
+    _check(model, budget, data, score, allocation, compensation, sparsify, recover)
     run = Run(name or type(model).__name__, seed, evaluate, progress)
     with run.stage("trace"):
         model = in_form(model, form, example_inputs)
@@ -128,27 +138,37 @@ def prune(
         proof = verify(model, plan, example_inputs, seed=seed)
     small = compact(model, plan)
     run.evaluated("pruned", small)
+    sparse = SparseResult(small, WeightPlan({}), ())
     if data is not None:
         for step in compensation:
             with run.stage(step.name):
                 small = compensate(network, small, plan, data, [step])
             run.evaluated(step.name, small)
+        if sparsify is not None:
+            with run.stage("sparsify"):
+                sparse = sparsify(small, data, progress=run.sparsifying)
+            _check_sparse(sparse)
+            small = sparse.model
+            run.evaluated("sparse", small)
         if recover is not None:
-            with run.stage("recover"):
+            with run.stage("recover"), masked(small, sparse.plan):
                 small = as_recovery(recover)(small, data, _teacher(model), run.training)
+            _check_zeros(small, sparse.plan)
             run.evaluated("recovered", small)
     measured = _measured(run, model, small, example_inputs) if measure else {}
-    return PruneResult(small, plan, network, proof, record(run, network, plan, scores, proof, measured, budget))
+    report = record(run, network, plan, scores, proof, replace(sparse, model=small), measured, budget)
+    return PruneResult(small, plan, sparse.plan, network, proof, report)
 
 
 def _check(
     model: nn.Module,
     budget: Budget,
     data: Iterable[Any] | None,
-    recover: object,
     score: object,
     allocation: object,
     compensation: object,
+    sparsify: object,
+    recover: object,
 ) -> None:
     """Refuse early what would fail late."""
     if not isinstance(model, nn.Module):
@@ -162,8 +182,15 @@ def _check(
         raise BudgetError(
             f"allocation= makes the allocator, such as secateur.allocate.Global itself; got {allocation!r}"
         )
+    if sparsify is not None and not callable(sparsify):
+        raise PlanError(
+            "sparsify= makes a model sparse, such as functools.partial(secateur.sparsify, sparsity=0.5); "
+            f"got {sparsify!r}"
+        )
     if not isinstance(budget, Budget):
         raise BudgetError(f"the budget is a Budget, such as Budget(macs=0.5); got {budget!r}")
+    if sparsify is not None and data is None:
+        raise DataError("sparsify= needs data=: batches of what the model reads")
     if recover is not None and data is None:
         raise DataError("recover= needs data=: batches of (inputs, targets) to train on")
     if data is not None and iter(data) is data:
@@ -194,6 +221,22 @@ def _default_score(data: Iterable[Any] | None) -> criteria.Score:
     named = isinstance(first, Mapping) and any("label" in str(key) for key in first)
     labelled = named or split_batch(first)[1] is not None
     return criteria.Fisher() if labelled else criteria.Energy(otherwise=criteria.Magnitude())
+
+
+def _check_sparse(result: object) -> None:
+    if not isinstance(result, SparseResult):
+        raise PlanError(
+            f"sparsify= gave a {type(result).__name__}; it gives a SparseResult, as secateur.sparsify does, with the model in it"
+        )
+
+
+def _check_zeros(model: nn.Module, weights: WeightPlan) -> None:
+    back = sum(int(parameter[~stays].count_nonzero()) for parameter, stays in weights.of(model))
+    if back:
+        raise RecoveryError(
+            f"the recovery gave back {back:,} weights that had gone: zeros are held in the model that is passed in; train it "
+            "itself and not a copy"
+        )
 
 
 def _teacher(model: nn.Module) -> nn.Module:

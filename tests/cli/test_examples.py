@@ -22,6 +22,21 @@ def test_the_example_of_mnist_is_the_job_of_the_demonstration() -> None:
     assert example.model_dump(exclude=paths) == demonstration.model_dump(exclude=paths)
 
 
+def test_the_jobs_of_the_page_run(
+    tmp_path: Path, secateur: Callable[..., Ended], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (EXAMPLES.parent / "docs/howto/jobs.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    code, *_ = re.findall(r"```python\n(# my_model.py\n.*?)```", page, re.DOTALL)
+    jobs = re.findall(r'```toml\n(model = "my_model.py:build"\n.*?)```', page, re.DOTALL)
+    Path("my_model.py").write_text(code)
+    for job in jobs:
+        Path("job.toml").write_text(f"measure = false\n{job}")
+        ended = secateur("prune", "job.toml")
+        assert ended.code == 0, ended.err
+    assert len(jobs) == 2
+
+
 @pytest.mark.slow
 def test_a_model_of_ones_own_is_pruned_as_the_example_says(tmp_path: Path, secateur: Callable[..., Ended]) -> None:
     text = (EXAMPLES / "own_model.toml").read_text()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from secateur.cli.app import EXAMPLE
-from secateur.cli.job import Distillation, Job, Recovery, Shares, parse_job, read_job
+from secateur.cli.job import Distillation, Job, Recovery, Shares, Sparsification, parse_job, read_job
 from secateur.errors import JobError
 
 LEAST = 'model = "net.py:build"\noutput = "out"\n'
@@ -27,6 +27,8 @@ def test_the_example_of_the_help_has_every_key() -> None:
 
     assert set(Job.model_fields) - job.model_fields_set == {"relative_to"}
     assert job.budget.model_fields_set == set(Shares.model_fields)
+    assert job.sparsify is not None
+    assert job.sparsify.model_fields_set == set(Sparsification.model_fields)
     assert set(Recovery.model_fields) - job.recovery.model_fields_set == {"function"}
     assert job.recovery.distillation.model_fields_set == set(Distillation.model_fields)
 
@@ -75,6 +77,10 @@ def test_distillation_is_a_switch_or_a_table() -> None:
         ("budget = 0.5", "budget = 0.5: it must be a"),
         ("inputs = '1x3'\n[budget]", "inputs = '1x3': it must be a list"),
         ("[budget]\nmacs = '0.5'", "budget.macs = '0.5': it must be a number"),
+        ("[budget]\n[sparsify]\nsparsiti = 0.5", "there is no key 'sparsify.sparsiti'; did you mean 'sparsity'?"),
+        ("[budget]\n[sparsify]\nlength = 512", "there is no key 'sparsify.length'"),
+        ("[budget]\n[sparsify]\nsamples = 0", "sparsify.samples = 0: it must be greater than or equal to 1"),
+        ("[budget]\n[sparsify]\nsparsity = 'half'", "sparsify.sparsity = 'half': it must be a number"),
         ("[budget]\n[score]\np = 1", "the key 'score.name' is missing"),
         ("", "the key 'budget' is missing"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,67 @@ def test_compensation_is_chosen_by_name_or_left_out(folder: Path, secateur: Comm
         steps[names] = [step["name"] for step in json.loads(secateur("prune", "job.toml", "--json").out)["steps"]]
 
     assert steps == {"[]": ["dense", "pruned"], '["fold-mean"]': ["dense", "pruned", sc.compensation.FoldMean().name]}
+
+
+SPARSIFY = """
+[sparsify]
+sparsity = 0.5
+score = "magnitude"
+solver = "keep"
+exclude = ["last"]
+"""
+
+
+def test_units_go_and_then_weights(folder: Path, secateur: Command) -> None:
+    """The same call of `prune` gives the same bits, and what is trained keeps its zeros."""
+    (folder / "job.toml").write_text(JOB + SPARSIFY)
+    ended = secateur("prune", "job.toml", "--json")
+    assert ended.code == 0, ended.err
+    torch.manual_seed(0)
+    subject = load_model("net.py:build_with_inputs", folder=folder)
+    import net
+
+    sparsify = partial(sc.sparsify, sparsity=0.5, score=sc.scores.Magnitude(), solver=sc.solvers.keep, exclude=["last"])
+    result = sc.prune(
+        subject.model, subject.inputs, budget=sc.Budget(macs=0.5), data=net.batches()["train"], sparsify=sparsify,
+        measure=False,
+    )  # fmt: skip
+    again = sc.load(net.Net(), folder / "out")
+    expected, found = result.model.state_dict(), again.state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+    (folder / "job.toml").write_text(JOB + SPARSIFY + "[recovery]\nepochs = 2\n")
+    told = json.loads(secateur("prune", "job.toml", "--json").out)
+    rows = {row["name"]: row for row in told["comparison"]}
+    assert [step["name"] for step in told["steps"]] == ["dense", "pruned", "refit", "sparse", "recovered"]
+    assert rows["nonzero weights"]["pruned"] == result.weights.total - result.weights.zeros
+    assert rows["bytes as secateur.save stores them"]["pruned"] < rows["bytes of weights"]["pruned"]
+    trained = sc.load(net.Net(), folder / "out")
+    assert not torch.equal(trained.get_parameter("second.weight"), again.get_parameter("second.weight"))
+    assert all(not parameter[~stays].any() for parameter, stays in result.weights.of(trained))
+    assert [weight.name for weight in RunRecord.read(folder / "out/report.json").weights] == list(result.weights.stays)
+    assert "Which weights are sparse" in (folder / "out/report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "message"),
+    [
+        ("sparsity = 0.5", "sparsity = 1.5", 4, "at least 0 and below 1"),
+        ("sparsity = 0.5", "", 4, "needs a sparsity"),
+        ('"last"', '"lsat"', 2, "'lsat' names no parameter or module"),
+        ('"keep"', '"kepe"', 2, "solver: there is no 'kepe'"),
+        ("sparsity = 0.5", 'pattern = "5:4"', 2, "at least 1 stays"),
+        ('data = "net.py:batches"\nevaluate = "accuracy"', "", 6, "sparsify= needs data="),
+    ],
+)
+def test_faults_of_sparse_weights_have_their_codes_too(
+    folder: Path, secateur: Command, old: str, new: str, code: int, message: str
+) -> None:
+    (folder / "job.toml").write_text(JOB + SPARSIFY)
+    change(folder, old, new)
+    ended = secateur("prune", "job.toml")
+    assert (ended.code, message in ended.err) == (code, True), ended.err
 
 
 def test_an_evaluation_of_ones_own_is_reported(folder: Path, secateur: Command) -> None:

@@ -10,9 +10,9 @@ import torch
 from tests.cli.conftest import Ended
 
 from secateur.cli.app import SPARSE_EXAMPLE
-from secateur.cli.choices import NAMES
+from secateur.cli.choices import NAMES, sparsification
 from secateur.cli.job import SparseJob, read_sparse_job
-from secateur.cli.sparse_run import LAYERS, _choices
+from secateur.cli.sparse_run import LAYERS
 from secateur.errors import JobError
 from secateur.report import RunRecord
 from secateur.sparse.patterns import Block, NofM, Unstructured
@@ -131,7 +131,7 @@ def test_the_example_is_a_whole_job(tmp_path: Path) -> None:
     (tmp_path / "job.toml").write_text(SPARSE_EXAMPLE)
     job = read_sparse_job(tmp_path / "job.toml").job
     assert job.model_fields_set == SparseJob.model_fields.keys() - {"relative_to"}
-    assert _choices(job)["score"].power == 0.5
+    assert sparsification(job)["score"].power == 0.5
 
 
 @pytest.mark.parametrize(
@@ -146,14 +146,14 @@ def test_the_example_is_a_whole_job(tmp_path: Path) -> None:
 )
 def test_patterns_have_short_names(tmp_path: Path, text: str, pattern: object) -> None:
     (tmp_path / "job.toml").write_text(f"{JOB}{text}")
-    assert _choices(read_sparse_job(tmp_path / "job.toml").job)["pattern"] == pattern
+    assert sparsification(read_sparse_job(tmp_path / "job.toml").job)["pattern"] == pattern
 
 
 @pytest.mark.parametrize(("key", "name"), [(key, name) for key in ("solver", "score") for name in ("nothing", "")])
 def test_unknown_names_are_refused(tmp_path: Path, key: str, name: str) -> None:
     (tmp_path / "job.toml").write_text(f'{JOB}{key} = "{name}"')
     with pytest.raises(JobError, match="there is no"):
-        _choices(read_sparse_job(tmp_path / "job.toml").job)
+        sparsification(read_sparse_job(tmp_path / "job.toml").job)
 
 
 def test_every_solver_of_the_library_has_a_name() -> None:

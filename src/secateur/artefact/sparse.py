@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur.artefact.manifest import StoredTensor, bitmap_of
 from secateur.artefact.match import dtype_name
@@ -39,6 +39,21 @@ def packed(name: str, tensor: Tensor, names: Mapping[str, object]) -> tuple[Stor
     if len(deflated) < len(bitmap):
         sparse, bitmap = StoredTensor(dense.dtype, dense.shape, sparse.values, len(deflated)), deflated
     return sparse, {name: bits[bits != 0].view(tensor.dtype), bitmap_of(name): torch.from_numpy(bitmap)}
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """How many bytes `save` needs for a model's tensors, tied ones once.
+
+    Example:
+        >>> layer = nn.Linear(32, 1, bias=False)
+        >>> with torch.no_grad():
+        ...     _ = layer.weight[:, 1:].zero_()
+        >>> stored_bytes(layer)
+        8
+    """
+    state = model.state_dict(keep_vars=True)
+    named = {id(tensor): (name, tensor) for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    return sum(packed(name, tensor, state)[0].bytes(tensor.itemsize) for name, tensor in named.values())
 
 
 def restored(name: str, entries: Mapping[str, Tensor], stored: StoredTensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The one table between names in a job file and objects of the library."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 import secateur as sc
 from secateur.allocate import normalise
 from secateur.cli import metrics
-from secateur.cli.job import Choice
+from secateur.cli.job import Choice, Sparsification
 from secateur.cli.objects import nearest
 from secateur.demo import mnist
 from secateur.errors import JobError, SecateurError
@@ -128,3 +129,35 @@ def attempt(make: Callable[[], Any], key: str) -> Any:
         raise
     except (TypeError, ValueError) as error:
         raise JobError(f"{key}: a value does not fit: {error}") from error
+
+
+def sparsification(table: Sparsification) -> dict[str, Any]:
+    """Everything of a table that is an argument of `secateur.sparsify` as it is: all but what stays dense.
+
+    Raises:
+        JobError: A name, an option or a value is not one that there is.
+    """
+    made = {
+        name: attempt(prepare(key, choice), name)
+        for name, key, choice in (
+            ("score", "weight score", table.score),
+            ("allocation", "weight allocation", table.allocation),
+        )
+    }
+    return made | {
+        "pattern": _pattern(table.pattern),
+        "solver": [attempt(prepare("solver", choice), "solver") for choice in table.solver],
+        "rounding": table.rounding and attempt(prepare("rounding", table.rounding), "rounding"),
+        "sparsity": table.sparsity,
+        "in_sequence": table.in_sequence,
+        "samples": table.samples,
+        "memory": int(table.memory * (1 << 30)),
+    }
+
+
+def _pattern(choice: Choice) -> Any:
+    """A pattern by name, as "2:4", or as "16x1"."""
+    if found := re.fullmatch(r"(\d+)(:|x)(\d+)", choice.name):
+        numbers = int(found[1]), int(found[3])
+        return sc.patterns.NofM(*numbers) if found[2] == ":" else sc.patterns.Block(*numbers)
+    return attempt(prepare("pattern", choice), "pattern")

@@ -77,6 +77,21 @@ Several = Annotated[
 ]
 
 
+class Sparsification(_Table):
+    """`[sparsify]`: which weights become zero, and how. What is left out has the default that `secateur.sparsify` has."""
+
+    sparsity: float | dict[str, float] | None = None
+    pattern: Named = Choice(name="unstructured")
+    score: Named = Choice(name="wanda")
+    solver: Several = Field(default=(Choice(name="refit"),), strict=False)
+    allocation: Named = Choice(name="even")
+    rounding: Named | None = None
+    exclude: tuple[str, ...] | None = Field(default=None, strict=False)
+    in_sequence: bool = True
+    samples: int = Field(default=128, ge=1)
+    memory: float = Field(default=4.0, gt=0)
+
+
 class Work(_Table):
     """What every job says.
 
@@ -111,31 +126,22 @@ class Job(Work):
     export: bool = False
     exclude: tuple[str, ...] = Field(default=(), strict=False)
     compensation: tuple[str, ...] | None = Field(default=None, strict=False)
+    sparsify: Sparsification | None = None
     recovery: Recovery | None = None
     measure: bool = True
     device: str = "cpu"
     seed: int = 0
 
 
-class SparseJob(Work):
-    """A job of `secateur sparsify`. What is left out has the default that `secateur.sparsify` has."""
+class SparseJob(Work, Sparsification):
+    """A job of `secateur sparsify`: what else it says stands above its tables."""
 
     command = "secateur sparsify"
 
     calibrate: str
     evaluate: str | None = None
-    sparsity: float | dict[str, float] | None = None
-    pattern: Named = Choice(name="unstructured")
-    score: Named = Choice(name="wanda")
-    solver: Several = Field(default=(Choice(name="refit"),), strict=False)
-    allocation: Named = Choice(name="even")
-    rounding: Named | None = None
-    exclude: tuple[str, ...] | None = Field(default=None, strict=False)
-    in_sequence: bool = True
     length: int = Field(default=512, ge=2)
-    samples: int = Field(default=128, ge=1)
     evaluate_samples: int = Field(default=64, ge=1)
-    memory: float = Field(default=4.0, gt=0)
 
 
 JobKind = TypeVar("JobKind", bound=Work)

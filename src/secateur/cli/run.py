@@ -16,7 +16,7 @@ import secateur as sc
 from secateur import artefact, report
 from secateur.cli import choices
 from secateur.cli.data import Data, load_data
-from secateur.cli.job import Job, JobFile, Recovery
+from secateur.cli.job import Job, JobFile, Recovery, Sparsification
 from secateur.cli.models import load_model
 from secateur.cli.objects import find_object, guarded
 from secateur.cli.output import claim
@@ -127,6 +127,7 @@ def _choices(job: Job, folder: Path) -> dict[str, Any]:
         "exclude": exclude,
         "multiple_of": multiple_of,
         "form": job.form,
+        "sparsify": _sparsify(job.sparsify) if job.sparsify else None,
         "recover": _recovery(job.recovery, job.seed, folder) if job.recovery else None,
         "seed": job.seed,
         "measure": job.measure,
@@ -134,6 +135,10 @@ def _choices(job: Job, folder: Path) -> dict[str, Any]:
     if job.compensation is not None:
         chosen["compensation"] = tuple(choices.choose("compensation", name)() for name in job.compensation)
     return chosen
+
+
+def _sparsify(table: Sparsification) -> Callable[..., sc.SparseResult]:
+    return partial(sc.sparsify, exclude=table.exclude or (), **choices.sparsification(table))
 
 
 def _recovery(recovery: Recovery, seed: int, folder: Path) -> Any:

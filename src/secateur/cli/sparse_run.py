@@ -1,10 +1,8 @@
 """Runs a job of `secateur sparsify`, read top-down: check, claim the output, load, solve, compare, save, report."""
 
-import re
 import shutil
 from datetime import UTC, datetime
 from functools import partial
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +10,14 @@ from torch import Tensor
 
 import secateur as sc
 from secateur import account, report
-from secateur.artefact.sparse import packed
 from secateur.cli import choices, libraries
-from secateur.cli.job import Choice, JobFile, SparseJob
+from secateur.cli.job import JobFile, SparseJob
 from secateur.cli.output import claim
 from secateur.cli.progress import Stages
 from secateur.cli.run import Outcome
 from secateur.errors import ArtefactError, DataError, ModelError
 from secateur.language import Fidelity, fidelity, read_text, sequences
-from secateur.report import Reproduction, Row, RunRecord, WeightRecord
+from secateur.report import Reproduction, Row, RunRecord
 
 LAYERS = "layers"
 """The folder of the output that has what is solved already, while the job runs."""
@@ -40,7 +37,7 @@ def run_sparse_job(file: JobFile[SparseJob], stages: Stages) -> Outcome:
         SecateurError: As `secateur.sparsify`, and for what the job names.
     """
     job = file.job
-    chosen = _choices(job)
+    chosen = choices.sparsification(job)
     with claim(file) as output:
         with stages.stage("load"):
             texts = _texts(file)
@@ -63,39 +60,10 @@ def run_sparse_job(file: JobFile[SparseJob], stages: Stages) -> Outcome:
             found = fidelity(result.model, model, test, progress=lambda done, total: stages("evaluate", done, total))
         with stages.stage("save"):
             _save(result.model, tokenizer, output)
-            record = _record(file, result, found)
+            record = _record(file, model, result, found)
             page = report.write(record, output)
             shutil.rmtree(output / LAYERS)
     return Outcome(result.model, record, output, page)
-
-
-def _choices(job: SparseJob) -> dict[str, Any]:
-    """Everything of the job that is an argument of `secateur.sparsify` as it is; wrong names and values end here."""
-    made = {
-        name: choices.attempt(choices.prepare(key, choice), name)
-        for name, key, choice in (
-            ("score", "weight score", job.score),
-            ("allocation", "weight allocation", job.allocation),
-        )
-    }
-    solvers = [choices.attempt(choices.prepare("solver", choice), "solver") for choice in job.solver]
-    return made | {
-        "pattern": _pattern(job.pattern),
-        "solver": solvers,
-        "rounding": job.rounding and choices.attempt(choices.prepare("rounding", job.rounding), "rounding"),
-        "sparsity": job.sparsity,
-        "in_sequence": job.in_sequence,
-        "samples": job.samples,
-        "memory": int(job.memory * (1 << 30)),
-    }
-
-
-def _pattern(choice: Choice) -> Any:
-    """A pattern by name, as "2:4", or as "16x1"."""
-    if found := re.fullmatch(r"(\d+)(:|x)(\d+)", choice.name):
-        numbers = int(found[1]), int(found[3])
-        return sc.patterns.NofM(*numbers) if found[2] == ":" else sc.patterns.Block(*numbers)
-    return choices.attempt(choices.prepare("pattern", choice), "pattern")
 
 
 def _texts(file: JobFile[SparseJob]) -> dict[str, str]:
@@ -148,16 +116,14 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
         ) from error
 
 
-def _record(file: JobFile[SparseJob], result: sc.SparseResult, found: Fidelity | None) -> RunRecord:
+def _record(file: JobFile[SparseJob], dense: Any, result: sc.SparseResult, found: Fidelity | None) -> RunRecord:
     job, name = file.job, Path(file.job.model).name
-    layers = tuple(WeightRecord(layer.name, prod(layer.shape), layer.zeros, layer.error) for layer in result.report)
-    size = sum(layer.size for layer in layers)
     return RunRecord(
         title=f"{name}, sparse",
         model=name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
-        rows=(*_rows(found), Row("nonzero weights", "", size, size - result.zeros, "lower"), *_stored(result)),
-        weights=layers,
+        rows=(*_rows(found), *account.weight_rows(dense, result)),
+        weights=account.weight_records(result),
         reproduction=Reproduction(
             command=f"{job.command} {file.path}",
             job=file.text,
@@ -180,14 +146,6 @@ def _rows(found: Fidelity | None) -> list[Row]:
     if found.cosine is not None:
         rows.append(Row("cosine of the states", "", 1.0, found.cosine, "higher", "difference"))
     return rows
-
-
-def _stored(result: sc.SparseResult) -> list[Row]:
-    """How many bytes the weights take as they are, and without their zeros."""
-    tensors = {name: tensor.detach() for name, tensor in result.model.named_parameters()}
-    dense = sum(tensor.nbytes for tensor in tensors.values())
-    sparse = sum(packed(name, tensor, tensors)[0].bytes(tensor.itemsize) for name, tensor in tensors.items())
-    return [Row("bytes as secateur.save stores them", "B", dense, sparse, "lower")]
 
 
 def _notes(job: SparseJob, result: sc.SparseResult, found: Fidelity | None) -> tuple[str, ...]:

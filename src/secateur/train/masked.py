@@ -70,7 +70,7 @@ def masked(
     first = training.step
     try:
         yield training
-        if training.step == first:
+        if training._held and training.step == first:
             logger.warning("no optimiser over the sparse weights of %s took a step", type(model).__name__)
     finally:
         for hook in hooks:
