@@ -122,10 +122,12 @@ def one(model: str, tool: str, options: argparse.Namespace) -> dict[str, Any]:
         for said in messages(reading, started + PATIENCE * options.limit):
             record = said
         if not record["ok"] and "reason" not in record:
-            if worker_ended(worker, reading) and worker.exitcode != -signal.SIGXCPU:
-                record["reason"] = f"the process ended with {ending(worker.exitcode)}"
-            else:
+            if not worker_ended(worker, reading):
+                record["reason"] = f"did not finish in {PATIENCE * options.limit:.0f} s"
+            elif worker.exitcode == -signal.SIGXCPU:
                 record["reason"] = f"did not finish in {options.limit:.0f} CPU s"
+            else:
+                record["reason"] = f"the process ended with {ending(worker.exitcode)}"
     finally:
         end(worker)
         reading.close()
@@ -175,11 +177,16 @@ def work(model: str, tool: str, options: argparse.Namespace, writing: Connection
     allowed = int(options.memory * GIBIBYTE)
     resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    seconds = math.ceil(options.limit + time.process_time())
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
+    limit_processor(options.limit)
     from reaching.reached import reach
 
     writing.send(reach(model, tool, writing.send, options.largest))
+
+
+def limit_processor(seconds: float) -> None:
+    """End this process when it has used a processor for so long from now on."""
+    used = math.ceil(time.process_time() + seconds)
+    resource.setrlimit(resource.RLIMIT_CPU, (used, used + 5))
 
 
 def preload(wanted: set[str]) -> None:

@@ -102,7 +102,7 @@ def test_every_record_has_all_fields_of_a_result(counted: Any, tmp_path: Path) -
 
 
 Work = Callable[[str, str, argparse.Namespace, Connection], None]
-OPTIONS = argparse.Namespace(limit=2.0, memory=1.0)
+OPTIONS = argparse.Namespace(limit=1.0, memory=1.0)
 
 
 def answers(model: str, tool: str, options: argparse.Namespace, writing: Connection) -> None:
@@ -120,6 +120,13 @@ def waits_with_a_child(model: str, tool: str, options: argparse.Namespace, writi
     child = subprocess.Popen(["sleep", "60"])
     writing.send({"model": model, "tool": tool, "ok": False, "stage": "plan", "child": child.pid})
     time.sleep(60)
+
+
+def computes(model: str, tool: str, options: argparse.Namespace, writing: Connection) -> None:
+    writing.send({"model": model, "tool": tool, "ok": False, "stage": "trace"})
+    loaded(ROOT / "benchmarks" / "reach.py").limit_processor(options.limit)
+    while True:
+        pass
 
 
 @pytest.fixture
@@ -148,11 +155,15 @@ class TestWorkers:
 
     def test_a_worker_that_is_late_is_ended_with_its_children(self, told: Callable[[Work], dict[str, Any]]) -> None:
         found = told(waits_with_a_child)
-        assert (found["stage"], found["reason"]) == ("plan", "did not finish in 2 s")
+        assert (found["stage"], found["reason"]) == ("plan", "did not finish in 4 s")
         late = time.monotonic() + 10
         while runs(found["child"]) and time.monotonic() < late:
             time.sleep(0.05)  # a process that was killed is still there for a moment
         assert not runs(found["child"])
+
+    def test_a_worker_that_computes_for_too_long_is_ended(self, told: Callable[[Work], dict[str, Any]]) -> None:
+        found = told(computes)
+        assert (found["stage"], found["reason"]) == ("trace", "did not finish in 1 CPU s")
 
 
 def runs(process: int) -> bool:

@@ -118,7 +118,9 @@ def error(given: Problem, weight: Tensor) -> float:
 
 @pytest.mark.parametrize("pattern", [Unstructured(), NofM(2, 4), Block(2, 3)], ids=str)
 @pytest.mark.parametrize(
-    "solver", [keep, Refit(), Refit(ridge=1e3), SparseGPT(), SparseGPT(block=7), Swaps(), ALPS(), ExactOBS()], ids=str
+    "solver",
+    [keep, Refit(), Refit(ridge=1e3), SparseGPT(), SparseGPT(block=7), Swaps(), ALPS(), ExactOBS()],
+    ids=lambda solver: getattr(solver, "__name__", str(solver)),
 )
 def test_every_solver_ends_on_the_grid(solver: Solver, pattern: Pattern) -> None:
     if isinstance(pattern, Block) and isinstance(solver, Swaps | ExactOBS):
@@ -160,7 +162,7 @@ def test_inputs_that_have_nothing_in_common_leave_the_nearest_numbers() -> None:
     assert SparseGPT()(replace(given, grid=grid)).weight.equal(grid(given.weight, WHOLE))
 
 
-@pytest.mark.parametrize("solver", [sc.solvers.keep, Refit(), SparseGPT()], ids=str)
+@pytest.mark.parametrize("solver", [sc.solvers.keep, Refit(), SparseGPT()], ids=["keep", "refit", "sparsegpt"])
 @pytest.mark.parametrize("in_sequence", [True, False])
 def test_whole_models_lie_on_grids(solver: Solver, in_sequence: bool) -> None:
     torch.manual_seed(0)
@@ -176,7 +178,7 @@ def test_whole_models_lie_on_grids(solver: Solver, in_sequence: bool) -> None:
     assert "weights are zero, in 2 layers; the others have 2 bits in groups of 16\n" in str(result)
 
 
-@pytest.mark.parametrize("solver", [sc.solvers.keep, Refit(), SparseGPT()], ids=str)
+@pytest.mark.parametrize("solver", [sc.solvers.keep, Refit(), SparseGPT()], ids=["keep", "refit", "sparsegpt"])
 def test_the_grid_is_that_of_the_weights_as_they_would_be_without_it(solver: Solver) -> None:
     torch.manual_seed(0)
     model, data, integer = nn.Linear(32, 8), torch.randn(64, 4) @ torch.randn(4, 32), Integer(4, 16)
