@@ -103,7 +103,7 @@ class ACDC:
 
     Example:
         >>> method = ACDC(0.9, warmup=10, sparse_steps=20, dense_steps=20, until=80)
-        >>> [step for step in range(200) if method.changes(step)]
+        >>> list(filter(method.changes, range(200)))
         [10, 30, 50, 70, 80]
 
     Source:

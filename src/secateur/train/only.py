@@ -15,8 +15,8 @@ def vectors(name: str, parameter: nn.Parameter) -> bool:  # noqa: ARG001 - as On
     """Biases, and the scales and shifts of normalisations: what has one dim, and no zeros to look after.
 
     Example:
-        >>> [name for name, parameter in nn.Linear(2, 3).named_parameters() if vectors(name, parameter)]
-        ['bias']
+        >>> {name: vectors(name, parameter) for name, parameter in nn.Linear(2, 3).named_parameters()}
+        {'weight': False, 'bias': True}
 
     Source:
         M. Zimmer et al., "PERP: Rethinking the Prune-Retrain Paradigm in the Era of LLMs", 2023: biases and normalisations alone.

@@ -100,7 +100,7 @@ class SET:
         BudgetError: The sparsity is out of range.
 
     Example:
-        >>> [step for step in range(25) if SET(0.9, every=10).changes(step)]
+        >>> list(filter(SET(0.9, every=10).changes, range(25)))
         [0, 10, 20]
 
     Source:
