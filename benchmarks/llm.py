@@ -43,15 +43,15 @@ PATTERNS: Mapping[str, Any] = {
     "16x1": (0.5, sc.patterns.Block(16, 1)),
 }
 SOLVERS = sc.solvers
-METHODS: Mapping[str, Mapping[str, Any]] = {
+METHODS: Mapping[str, Mapping[str, Any]] = {  # a scope where a paper does not choose row by row
     "magnitude": {"score": sc.scores.Magnitude(), "solver": SOLVERS.keep},
     "wanda": {"score": sc.scores.Wanda(), "solver": SOLVERS.keep},
     "ria": {"score": sc.scores.RIA(), "solver": SOLVERS.keep},
-    "sparsegpt": {"solver": SOLVERS.SparseGPT()},
+    "sparsegpt": {"solver": SOLVERS.SparseGPT(), "scope": "tensor"},
     "wanda, refit": {"solver": SOLVERS.Refit()},
     "wanda, swaps": {"solver": SOLVERS.Swaps()},
     "wanda, swaps, refit": {"solver": [SOLVERS.Swaps(), SOLVERS.Refit()]},
-    "alps": {"solver": SOLVERS.ALPS()},
+    "alps": {"solver": SOLVERS.ALPS(), "scope": "tensor"},
     "measured, wanda, refit": {
         "solver": SOLVERS.Refit(),
         "allocation": sc.sparse.allocation.Measured(levels=(0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
@@ -139,7 +139,10 @@ def unpack(folder: Path) -> None:
 
 def one(model: nn.Module, method: str, point: str, calibration: Tensor, test: Tensor) -> dict[str, Any]:
     """One method at one point."""
+    choices = dict(METHODS.get(method, {}))
     sparsity, pattern = PATTERNS[point]
+    if (scope := choices.pop("scope", None)) and isinstance(pattern, sc.patterns.Unstructured):
+        pattern = sc.patterns.Unstructured(scope)
     before, started = memory("VmRSS"), time.process_time()
     inputs = {"input_ids": calibration, "use_cache": False}
     error = None
@@ -148,7 +151,7 @@ def one(model: nn.Module, method: str, point: str, calibration: Tensor, test: Te
         small = sc.torch.replicate.replicate(model, lambda tensor: tensor.detach().clone())
         prune_in_place(small, inputs, lambda w, x: TEXTBOOK[method](w, x, sparsity, *cells))
     else:
-        result = sc.sparsify(model, [inputs], sparsity=sparsity, pattern=pattern, **METHODS[method])
+        result = sc.sparsify(model, [inputs], sparsity=sparsity, pattern=pattern, **choices)
         small, errors = result.model, [layer.error for layer in result.report if layer.error is not None]
         error = sum(errors) / len(errors) if errors else None
     seconds, peak = time.process_time() - started, round(memory("VmHWM") - before)

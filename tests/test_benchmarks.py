@@ -130,12 +130,13 @@ def computes(model: str, tool: str, options: argparse.Namespace, writing: Connec
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Callable[[Work], dict[str, Any]]:
+def told(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """The record of a worker that does this."""
     reach = loaded(ROOT / "benchmarks" / "reach.py")
 
-    def told(work: Work) -> dict[str, Any]:
+    def told(work: Work, patience: int = 4) -> dict[str, Any]:
         monkeypatch.setattr(reach, "work", work)
+        monkeypatch.setattr(reach, "PATIENCE", patience)
         found: dict[str, Any] = reach.one("zoo/m", "peer", OPTIONS)
         return found
 
@@ -161,8 +162,8 @@ class TestWorkers:
             time.sleep(0.05)  # a process that was killed is still there for a moment
         assert not runs(found["child"])
 
-    def test_a_worker_that_computes_for_too_long_is_ended(self, told: Callable[[Work], dict[str, Any]]) -> None:
-        found = told(computes)
+    def test_a_worker_that_computes_for_too_long_is_ended(self, told: Callable[..., dict[str, Any]]) -> None:
+        found = told(computes, patience=120)
         assert (found["stage"], found["reason"]) == ("trace", "did not finish in 1 CPU s")
 
 

@@ -65,7 +65,7 @@ def report(records: Sequence[Record]) -> dict[str, Any]:
             "attributes that the examples name brought up to date. The model's own code stays as it is.",
             "torch-kirigami is given one explicit plan. Its own choice of channels takes many times as long as the limit.",
             "Models have random weights; those of transformers are made small by one rule for all configurations. All tools have "
-            "the same limits of time and memory.",
+            "the same limit of memory.",
             "Not compared, with secateur: shapes and operators alone are proved, on the meta device, and the model is neither "
             "reloaded nor exported. So it is with more than 120 million parameters, and with all models of timm but the "
             "smallest of each family.",
