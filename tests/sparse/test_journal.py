@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import ArtefactError, DataError
+from secateur.errors import ArtefactError, DataError, PlanError
 from secateur.sparse import SparseResult, sparsify
 from secateur.sparse.patterns import NofM
 from secateur.sparse.problem import Problem, Solved
@@ -95,6 +95,7 @@ def test_a_file_that_was_not_finished_does_not_count(model: nn.Module, tmp_path:
         ({"solver": Refit()}, r"solver was SparseGPT\(.*\) and is Refit\("),
         ({"pattern": NofM(2, 4), "sparsity": None}, "pattern was Unstructured"),
         ({"samples": 32}, "data was"),
+        ({"exclude": ["last"]}, "what goes was"),
     ],
 )
 def test_the_work_of_another_job_is_refused(
@@ -109,10 +110,13 @@ def test_the_work_of_another_job_is_refused(
 
 def test_other_weights_are_refused(model: nn.Module, tmp_path: Path) -> None:
     run(model, tmp_path)
-    with torch.no_grad():
-        model.last.weight[0, 0] += 1
-    with pytest.raises(ArtefactError, match="made from other weights"):
-        run(model, tmp_path)
+    for parameter in (model.last.weight, model.last.bias):
+        with torch.no_grad():
+            parameter[0] += 1
+        with pytest.raises(ArtefactError, match="model was"):
+            run(model, tmp_path)
+        with torch.no_grad():
+            parameter[0] -= 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "nonsense", "empty"])
@@ -122,6 +126,18 @@ def test_a_damaged_file_is_refused_by_name(model: nn.Module, tmp_path: Path, dam
     content = place.read_bytes()
     place.write_bytes({"cut": content[:-8], "nonsense": b"x" * len(content), "empty": b""}[damage])
     with pytest.raises(ArtefactError, match=r"twice\.weight\.safetensors is damaged"):
+        run(model, tmp_path)
+
+
+def test_solvers_that_cannot_be_told_again_are_refused(model: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="a journal has to know"):
+        run(model, tmp_path, solver=lambda problem: SparseGPT()(problem))
+
+
+def test_weights_without_a_job_are_refused(model: nn.Module, tmp_path: Path) -> None:
+    run(model, tmp_path)
+    (tmp_path / "job.json").unlink()
+    with pytest.raises(ArtefactError, match=r"no job\.json"):
         run(model, tmp_path)
 
 
@@ -182,3 +198,65 @@ def test_padding_is_not_learnt_from() -> None:
         assert one.model.layer.weight.equal(other.model.layer.weight)
     with pytest.raises(DataError, match="all of the data is padding"):
         sparsify(model, [{"x": x, "attention_mask": torch.zeros(6, 5)}], sparsity=0.5)
+
+
+class Keeps(nn.Module):
+    """Keeps what it computes in itself, in a buffer or in a hook of its own, for later layers."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.last = (nn.Linear(8, 8) for _ in range(3))
+        self.way = way
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        skip = self.first(x).relu()
+        if self.way == "attribute":
+            self.skip = skip
+        if self.way == "buffer":
+            self.mean.copy_(skip.mean(0))
+        h = self.second(skip).relu()
+        if self.way == "buffer":
+            skip = skip + self.mean
+        y: Tensor = self.last(h + 3 * (self.skip if self.way == "attribute" else skip))
+        return y
+
+
+@pytest.mark.parametrize("way", ["attribute", "buffer"])
+def test_pieces_do_not_see_what_others_keep_in_the_model(way: str) -> None:
+    several = sparsify(Keeps(way), [DATA[:16], DATA[16:32]], sparsity=0.5)
+    mixed = sparsify(Keeps(way), [DATA[16:32], DATA[:16]], sparsity=0.5)
+    for one, other in zip(several.report, mixed.report, strict=True):
+        assert one.error == pytest.approx(other.error, rel=1e-4)  # whoever comes last
+
+
+def test_a_weight_that_is_read_in_two_ways_stays_dense() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tied, self.other = nn.Parameter(torch.randn(6, 8)), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = (self.other(x) @ self.tied.T).relu() @ self.tied
+            return y
+
+    assert list(sparsify(Tied(), [DATA], sparsity=0.5).plan.stays) == ["other.weight"]
+
+
+@pytest.mark.parametrize("sequence", [True, False])
+@pytest.mark.parametrize("solver", [SparseGPT(), Refit()])
+def test_what_is_too_large_to_be_squared_is_refused(model: nn.Module, sequence: bool, solver: Any) -> None:
+    with pytest.raises(DataError, match="too large to be squared"):
+        sparsify(nn.Linear(8, 8), [DATA * 5e18], sparsity=0.5, in_sequence=sequence, solver=solver)
+
+
+@pytest.mark.parametrize("options", [{"samples": 0}, {"samples": -1}, {"memory": 0}])
+def test_numbers_out_of_range_are_refused(model: nn.Module, options: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="samples and memory are at least 1"):
+        run(model, None, **options)
+
+
+def test_one_text_is_no_list_of_names(model: nn.Module) -> None:
+    with pytest.raises(PlanError, match="exclude= is a list"):
+        run(model, None, exclude="last")

@@ -46,7 +46,7 @@ def test_each_product_waits_until_all_pieces_have_come_to_it() -> None:
     def change(product: Product, read: Mapping[int, Tensor]) -> None:
         seen.append((product.tensor, {number: x.clone() for number, x in read.items()}))
 
-    side_by_side(model, pieces, products_of(model, pieces[0]), change)
+    side_by_side([model] * 3, pieces, products_of(model, pieces[0]), change)
     assert [name for name, _ in seen] == ["0.weight", "2.weight"]
     assert all(seen[0][1][number].equal(piece) for number, piece in enumerate(pieces))
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_what_comes_behind_reads_what_the_changed_product_writes() -> None:
         return other[product.tensor]
 
     with torch.no_grad():
-        side_by_side(model, x.split(2), products_of(model, x), change)
+        side_by_side([model] * 2, x.split(2), products_of(model, x), change)
         assert seen["1.weight"].allclose(nn.functional.linear(x, other["0.weight"], model[0].bias)[:, None])
         expected = nn.functional.conv1d(seen["1.weight"], other["1.weight"], model[1].bias).flatten(1)
     assert seen["3.weight"].allclose(expected)
@@ -79,7 +79,7 @@ def test_pieces_may_take_different_ways() -> None:
     def change(product: Product, read: Mapping[int, Tensor]) -> None:
         seen[product.tensor] = list(read)
 
-    side_by_side(model, pieces, order, change)
+    side_by_side([model] * 3, pieces, order, change)
     assert seen == {"first.weight": [0, 2], "second.weight": [1], "last.weight": [0, 1, 2]}
 
 
@@ -87,7 +87,7 @@ def test_an_error_in_one_piece_ends_all_of_them() -> None:
     model, before = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2)), threading.active_count()
     with pytest.raises(DataError, match="cannot run on a batch"):
         side_by_side(
-            model, [torch.randn(2, 3), torch.randn(2, 4)], products_of(model, torch.randn(1, 3)), lambda *_: None
+            [model] * 2, [torch.randn(2, 3), torch.randn(2, 4)], products_of(model, torch.randn(1, 3)), lambda *_: None
         )
     assert threading.active_count() == before
 
@@ -99,5 +99,5 @@ def test_an_error_in_what_changes_ends_all_pieces() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        side_by_side(model, [torch.randn(2, 3)] * 3, products_of(model, torch.randn(1, 3)), change)
+        side_by_side([model] * 3, [torch.randn(2, 3)] * 3, products_of(model, torch.randn(1, 3)), change)
     assert threading.active_count() == before

@@ -89,7 +89,7 @@ class Sparsification(_Table):
     exclude: tuple[str, ...] | None = Field(default=None, strict=False)
     in_sequence: bool = True
     samples: int = Field(default=128, ge=1)
-    memory: float = Field(default=4.0, gt=0)
+    memory: float = Field(default=4.0, gt=0, allow_inf_nan=False)
 
 
 class Work(_Table):

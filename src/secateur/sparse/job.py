@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from secateur.errors import DataError
+from secateur.errors import DataError, PlanError
 from secateur.sparse.journal import Entry, Journal, Masks, digest
 from secateur.sparse.layers import Layer, Survey
 from secateur.sparse.plan import WeightPlan
@@ -50,6 +50,7 @@ class Job:
         self.model, self.layers, self.counts, self.procedure = model, layers, counts, procedure
         self.journal, self.progress = journal, progress
         self.running = evaluation_copy(model)
+        self.copies: list[nn.Module] = []
         self.todo = {layer.product: layer for layer in layers}
         self.dense = {name: tensor.detach() for name, tensor in state_of(model).items()}
         self.parts = Counter(layer.product.tensor for layer in layers)
@@ -66,8 +67,10 @@ class Job:
             )
 
         order = [product for product in self.todo if product not in repeated]
+        self.copies = [evaluation_copy(self.model) for _ in pieces]
         with undisturbed(self.running):
-            side_by_side(self.running, pieces, order, change)
+            side_by_side(self.copies, pieces, order, change)
+        self.copies = []
         self._settle_unread([product for product in order if product in self.todo])
 
     def from_moments(self, pieces: Sequence[Inputs]) -> None:
@@ -92,6 +95,9 @@ class Job:
                     tensor.data = tensor.detach().clone()
         else:
             masks = Masks(self.journal, names)
+            for tensor in self.model.parameters():
+                if tensor.ndim < 2:
+                    tensor.data = tensor.detach().clone()
         reports = tuple(self.reports[layer.name] for layer in self.layers)
         return SparseResult(self.model, WeightPlan(masks), reports, samples, self.procedure.rounding)
 
@@ -147,7 +153,7 @@ class Job:
         if self.journal is not None and not self.parts[name]:
             del self.entries[name]
             entry = self.journal.add(name, self.dense[name], entry) if solved else entry
-        for model in (self.model, self.running):
+        for model in (self.model, *self.copies, self.running):
             parameter = model.get_parameter(name)
             parameter.data = entry.weight.to(parameter.device)
         if self.progress is not None:
@@ -185,19 +191,30 @@ def affordable(pieces: Sequence[Inputs], found: Survey, memory: int) -> list[Inp
 
 
 def identity(
-    procedure: Procedure, counts: Mapping[Product, list[int]], pieces: Sequence[Inputs], *, in_sequence: bool
+    model: nn.Module,
+    layers: Sequence[Layer],
+    procedure: Procedure,
+    counts: Mapping[Product, list[int]],
+    pieces: Sequence[Inputs],
+    *,
+    in_sequence: bool,
 ) -> dict[str, str]:
-    """All that decides what becomes of a model's weights, besides these."""
+    """All that decides what becomes of a model's weights.
+
+    Raises:
+        PlanError: A solver or a score has no words that are the same in another process.
+    """
     data = hashlib.sha256()
     for leaf in pytree.tree_leaves(list(pieces)):
         data.update((digest(leaf) if isinstance(leaf, Tensor) else repr(leaf)).encode())
     return {
         "pattern": repr(procedure.pattern),
         "score": _told(procedure.worth),
-        "solver": ", ".join(getattr(solver, "__qualname__", None) or repr(solver) for solver in procedure.solvers),
+        "solver": ", ".join(map(_words, procedure.solvers)),
         "rounding": repr(procedure.rounding),
         "in sequence": str(in_sequence),
-        "what goes": hashlib.sha256(repr(list(counts.values())).encode()).hexdigest(),
+        "model": _of_all([repr(model), *(f"{name} {digest(tensor)}" for name, tensor in state_of(model).items())]),
+        "what goes": _of_all([f"{layer.name} {layer.shape} {counts[layer.product]}" for layer in layers]),
         "data": data.hexdigest(),
         "torch": torch.__version__,
     }
@@ -205,6 +222,23 @@ def identity(
 
 def _told(worth: Worth) -> str:
     """A score in words, or a number for those of whole parameters."""
-    if not isinstance(worth, Mapping):
-        return repr(worth)
-    return hashlib.sha256("".join(f"{name} {digest(scores)}" for name, scores in worth.items()).encode()).hexdigest()
+    return (
+        _of_all(f"{name} {digest(scores)}" for name, scores in worth.items())
+        if isinstance(worth, Mapping)
+        else _words(worth)
+    )
+
+
+def _words(choice: object) -> str:
+    """An object or a function in words that are the same in another process."""
+    named = f"{getattr(choice, '__module__', '')}.{getattr(choice, '__qualname__', '')}"
+    words = named if callable(choice) and hasattr(choice, "__qualname__") else repr(choice)
+    if "<lambda>" in words or "<locals>" in words or " at 0x" in words:
+        raise PlanError(
+            f"a journal has to know {words} again; give a function of a module, or an object whose repr says what it does"
+        )
+    return words
+
+
+def _of_all(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()

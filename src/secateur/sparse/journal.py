@@ -55,6 +55,8 @@ class Journal:
         place = folder / JOB
         if place.exists():
             _check_same(folder, _read_json(place), job)
+        elif any(folder.glob("*.safetensors")):
+            raise ArtefactError(f"{folder} has weights, and no {JOB} that says of which job; name another folder")
         else:
             _write(place, lambda path: path.write_text(json.dumps(dict(job), indent=2), encoding="utf-8"))
 

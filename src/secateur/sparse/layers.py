@@ -109,9 +109,10 @@ def survey(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> Survey:
     again = {_form(product) for product, times in runs.items() if times > 1}
     products = _whole_stacks(runs, state)
     found.repeated = {product for product in products if _form(product) in again}
+    ways = {name: overlap([each for each in products if each.tensor == name]) for name in {p.tensor for p in products}}
     for product in products:
-        if product.tensor in watch.others and product.tensor not in excluded:
-            logger.info("%s stays dense: something else reads it, such as an embedding", product.tensor)
+        if product.tensor not in excluded and (product.tensor in watch.others or ways[product.tensor]):
+            logger.info("%s stays dense: it is read in another way too, as an embedding or transposed", product.tensor)
         elif product.tensor not in excluded:
             groups, out, columns = product.matrix(state[product.tensor].detach()).shape
             found.layers.append(Layer(product, (groups, out, columns)))
@@ -148,12 +149,25 @@ def _form(product: Product) -> Product:
     return replace(product, stack=None)
 
 
+def overlap(products: Sequence[Product]) -> bool:
+    """Whether some of a parameter's products read the same numbers of it, in two ways."""
+    for number, one in enumerate(products):
+        for other in products[:number]:
+            apart = one.start + one.size <= other.start or other.start + other.size <= one.start
+            same_way = (one.in_dim, one.out_dim, one.window) == (other.in_dim, other.out_dim, other.window)
+            if one.stack == other.stack and not (same_way and apart):
+                return True
+    return False
+
+
 def excluded_names(model: nn.Module, patterns: Sequence[str]) -> set[str]:
     """The parameters that patterns name, by themselves or by a module around them.
 
     Raises:
         PlanError: A pattern names nothing.
     """
+    if isinstance(patterns, str):
+        raise PlanError(f"exclude= is a list of name patterns, such as exclude=[{patterns!r}]; got one text")
     names = [name for name, _ in model.named_parameters()]
     paths = {name: [".".join(name.split(".")[:length]) for length in range(1, name.count(".") + 2)] for name in names}
     for pattern in patterns:

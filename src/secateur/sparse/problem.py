@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from secateur.errors import DataError
 from secateur.sparse.patterns import Pattern
 
 Grid = Callable[[Tensor, slice], Tensor]
@@ -95,3 +96,7 @@ def damped_inverse_factor(gram: Tensor, damping: float) -> tuple[Tensor, float]:
         if not failed and bool(torch.isfinite(upper).all()):
             return upper, damping
         damping = max(10 * damping, 1e-8)
+        if not damping < 1e9:
+            raise DataError(
+                "a Gram matrix has no inverse, however much is added to it; look for values that are not finite"
+            )

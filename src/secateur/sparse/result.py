@@ -16,7 +16,7 @@ class LayerReport:
     Attributes:
         name: The parameter, and which rows of it where it is a part.
         shape: `(groups, out, in)`.
-        zeros: How many weights are zero.
+        zeros: How many weights went; those that stay may be zero as well.
         error: E|(W - W') x|^2 / E|W x|^2 on the calibration data, undamped; None where it was not measured.
     """
 
@@ -51,7 +51,7 @@ class SparseResult:
 
     @property
     def zeros(self) -> int:
-        """How many weights are zero."""
+        """How many weights went."""
         return sum(layer.zeros for layer in self.report)
 
     def __str__(self) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import ModelError, PlanError
+from secateur.errors import DataError, ModelError, PlanError
 from secateur.sparse.allocation import Allocation, Cutoff, even
 from secateur.sparse.alone import EachAlone
 from secateur.sparse.amounts import Sparsity, check_fit, counts_of
@@ -70,7 +70,8 @@ def sparsify(
             while operators work. And of Gram matrices that an allocation measures with.
         journal: A folder that gets each weight as soon as it is solved. A job that was killed goes on where it stopped when it
             is started again as it was, and comes to the same bytes. The weights of the result are then mapped from these files,
-            those that did not change are the model's own, and one layer with its Gram matrix is in memory at a time.
+            matrices that did not change are the model's own (train neither in place), and one layer with its Gram matrix is in
+            memory at a time.
         progress: Called as `progress(layer, done, total)` after each layer.
 
     Returns:
@@ -98,6 +99,8 @@ def sparsify(
     _check_score(score)
     if rounding is not None:
         _check_object(rounding, "rounding= is an object such as secateur.sparse.rounding.Integer()")
+    if samples < 1 or memory < 1:
+        raise DataError(f"samples and memory are at least 1; got {samples=}, {memory=}")
     taken = list(take(batches, samples, labelled=not isinstance(score, criteria.WeightScore)))
     pieces = [inputs for inputs, _ in taken]
     _check_weights(model)
@@ -115,7 +118,7 @@ def sparsify(
     book = (
         None
         if journal is None
-        else Journal(Path(journal), identity(procedure, counts, pieces, in_sequence=in_sequence))
+        else Journal(Path(journal), identity(small, layers, procedure, counts, pieces, in_sequence=in_sequence))
     )
     job = Job(small, layers, counts, procedure, book, progress)
     if in_sequence:

@@ -126,13 +126,17 @@ class Calibrate:
     def _moments(self, product: Product, x: Tensor, y: Tensor) -> Moments:
         kind = torch.promote_types(x.dtype, self.dtype)
         rows, written = product.read(x, self.rows).to(kind), product.written(y, self.rows).to(kind)
-        if not torch.isfinite(rows).all():
-            raise DataError(f"{product.tensor!r} reads values that are not finite; look at the data and the weights")
+        power = rows.square().mean(1, dtype=torch.float64)
+        if not bool(torch.isfinite(power).all()):
+            raise DataError(
+                f"{product.tensor!r} reads values that are not finite, or too large to be squared; look at the data and the "
+                "weights"
+            )
         return Moments(
             product,
             count=rows.shape[1],
             mean=rows.mean(1, dtype=torch.float64),
-            power=rows.square().mean(1, dtype=torch.float64),
+            power=power,
             output=written.square().mean(1, dtype=torch.float64),
             gram=rows.mT @ rows / rows.shape[1] if self.gram and self._fits(rows) else None,
         )

@@ -19,13 +19,16 @@ Change = Callable[[Product, Mapping[int, Tensor]], Tensor | None]
 to be computed with, or None for the one of the model."""
 
 
-def side_by_side(model: nn.Module, pieces: Sequence[Inputs], products: Sequence[Product], change: Change) -> None:
+def side_by_side(
+    models: Sequence[nn.Module], pieces: Sequence[Inputs], products: Sequence[Product], change: Change
+) -> None:
     """Run a model on all pieces, in step.
 
     Each piece has a thread for what it has in memory while it waits; one at a time runs.
 
     Args:
-        model: Runs as it is.
+        models: A copy of the model for each piece, since code may keep things in a module while it runs. They run as they
+            are, and may share their parameters.
         pieces: What it reads, in parts.
         products: Where to wait, in the order in which the model comes to them. Pieces may take different ways: who does not come
             to one is waited for no longer once all wait at later ones.
@@ -35,7 +38,7 @@ def side_by_side(model: nn.Module, pieces: Sequence[Inputs], products: Sequence[
         DataError: A piece does not fit the model.
     """
     left = {product: number for number, product in enumerate(products)}
-    runs = [_Run(model, piece, left) for piece in pieces]
+    runs = [_Run(model, piece, left) for model, piece in zip(models, pieces, strict=True)]
     try:
         for each in runs:
             each.go_on()
