@@ -140,7 +140,7 @@ def test_activations_whose_squares_overflow_are_refused(step: Compensation) -> N
     model, x = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 1)), torch.randn(20, 2) * 1e20
     network, plan, small = pruned(model, [x], {"0": [0, 1]})
     with pytest.raises(
-        DataError, match="the moments of 2 inputs are not finite, so large are the activations|too large to be squared"
+        DataError, match=r"the moments of 2 inputs are not finite, so large are the activations|too large to be squared"
     ):
         compensate(network, small, plan, [x], [step])
 
