@@ -225,3 +225,28 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         model.get_parameter("2.weight")[0, 0] = float("nan")
     with pytest.raises(ModelError, match=r"'2.weight' has NaN"):
         sc.factorise(model, [data()], rank=2)
+
+
+def test_a_layer_with_a_hook_stays_as_it_is() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), torch.randn(64, 8)
+    model[0].register_forward_hook(lambda module, inputs, output: 10 * output)
+    result = sc.factorise(model, [x], rank=2)
+    assert [layer.name for layer in result.report] == ["2"]
+    assert result.model[:2](x).equal(model[:2](x))
+
+
+def test_a_layer_that_code_holds_in_a_list_of_its_own_is_refused() -> None:
+    class Listed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.layers = [self.first, self.second]
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = layer(x).relu()
+            return x
+
+    with pytest.raises(ModelError, match=r"runs without the layer.*'first'.*nn\.ModuleList, or exclude it"):
+        sc.factorise(Listed(), [torch.randn(64, 8)], rank=2)

@@ -101,8 +101,8 @@ def _head(model: Any) -> tuple[str, ...]:
 
 
 def _shown(stages: Stages, layer: str, done: int, total: int) -> None:
-    stages("sparsify", done, total)
     stages.note(layer if done < total else f"{total} layers")
+    stages("sparsify", done, total)
 
 
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:

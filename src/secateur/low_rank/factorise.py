@@ -1,7 +1,8 @@
 """The main job for low rank: gather what layers read, decompose, choose ranks, put smaller layers in place."""
 
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -15,11 +16,14 @@ from secateur.low_rank.linear import LowRankLinear
 from secateur.low_rank.spectrum import Spectrum, spectrum
 from secateur.sparse.layers import survey
 from secateur.sparse.problem import output_error
-from secateur.torch.batches import Batches, take
-from secateur.torch.calibrate import Calibrate
+from secateur.torch.batches import Batches, part, run, take
+from secateur.torch.calibrate import Calibrate, evaluation_copy, undisturbed
 from secateur.torch.capture import Inputs
+from secateur.torch.products import Product, WatchProducts
 from secateur.torch.replicate import replicate
 from secateur.train.check import not_finite
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,8 @@ def factorise(
 ) -> LowRankResult:
     """Put two smaller layers in the place of linear layers, as near to them as can be on what they read.
 
-    Those are the `nn.Linear` of a model whose weights nothing else reads. A layer in which two factors would have as many
-    parameters as one weight stays as it is, and so does one whose Gram matrix is too large to gather.
+    Those are the `nn.Linear` of a model whose weights nothing else reads, and that have no hooks. A layer in which two factors would
+    have as many parameters as one weight stays as it is, and so does one whose Gram matrix is too large to gather.
 
     Args:
         model: Any module; it is not changed.
@@ -102,7 +106,7 @@ def factorise(
     Raises:
         BudgetError: Not one of share and rank is given, one is out of range, or no layer gets smaller.
         DataError: There are no data, they do not fit the model, activations are not finite, or the damping is negative.
-        ModelError: Weights are not finite.
+        ModelError: Weights are not finite, or code holds a layer elsewhere than in the module around it.
         PlanError: There is no such layer, or a name pattern fits nothing.
 
     Example:
@@ -142,6 +146,7 @@ def factorise(
         lost, whole = (output_error(other, weight, grams[name]).sum() for other in (put, torch.zeros_like(weight)))
         out, columns = weight.shape
         report.append(FactorReport(name, (out, columns), chosen, float(lost / whole) if whole else 0.0))
+    _check_used(small, taken[0][0], [layer.name for layer in report if layer.rank is not None])
     return LowRankResult(small, tuple(report))
 
 
@@ -169,6 +174,9 @@ def _layers(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> dict[st
         name = product.tensor.rpartition(".")[0]
         layer = linears.get(name)
         if layer is None or f"{name}.weight" != product.tensor or product.size != layer.out_features:
+            continue
+        if layer._forward_hooks or layer._forward_pre_hooks:
+            logger.info("%s stays as it is: it has hooks", name)
             continue
         if readers[product.tensor] == holders[id(layer.weight)] == 1:
             found[name] = layer
@@ -220,11 +228,29 @@ def _factored(layer: nn.Linear, down: Tensor, up: Tensor) -> LowRankLinear:
     weight, bias = layer.weight, layer.bias
     out, columns = weight.shape
     factored = LowRankLinear(columns, out, len(down), bias is not None, weight.device, weight.dtype)
-    for part, values in ((factored.down, down), (factored.up, up)):
-        part.weight = nn.Parameter(values.to(weight.dtype).contiguous(), requires_grad=weight.requires_grad)
+    for factor, values in ((factored.down, down), (factored.up, up)):
+        factor.weight = nn.Parameter(values.to(weight.dtype).contiguous(), requires_grad=weight.requires_grad)
     if bias is not None:
         factored.up.bias = bias
     return factored.train(layer.training)
+
+
+def _check_used(model: nn.Module, inputs: Inputs, names: Sequence[str]) -> None:
+    """Refuse a model that runs without some of the layers that were put into it."""
+    used = set()
+
+    def visit(product: Product, x: Tensor, run: Callable[..., Tensor]) -> Tensor:  # noqa: ARG001 - as Visit asks
+        used.add(product.tensor)
+        return run()
+
+    copy, (inputs, _) = evaluation_copy(model), part(inputs, None, 0, 1)
+    with undisturbed(copy), WatchProducts(copy, visit):
+        run(copy, inputs)
+    if unused := [name for name in names if f"{name}.down.weight" not in used]:
+        raise ModelError(
+            f"{type(model).__name__} runs without the layer that was put in the place of {unused[0]!r}: its code holds the layer "
+            "elsewhere too, such as in a list of its own; use nn.ModuleList, or exclude it"
+        )
 
 
 def _replace(model: nn.Module, layer: nn.Module, other: nn.Module) -> None:
