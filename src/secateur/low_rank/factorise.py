@@ -87,8 +87,8 @@ def factorise(
 ) -> LowRankResult:
     """Put two smaller layers in the place of linear layers, as near to them as can be on what they read.
 
-    Those are the `nn.Linear` of a model whose weights nothing else reads, and that have no hooks. A layer in which two factors would
-    have as many parameters as one weight stays as it is, and so does one whose Gram matrix is too large to gather.
+    Those are the `nn.Linear` of a model whose weights nothing else reads, and that have no hooks. A layer in which two factors
+    would have as many parameters as one weight stays as it is, and so does one whose Gram matrix is too large to gather.
 
     Args:
         model: Any module; it is not changed.
