@@ -199,6 +199,12 @@ def test_swaps_end_where_no_swap_helps() -> None:
                     assert change @ given.gram @ change >= reached[row] * (1 - 1e-9)
 
 
+def test_few_candidates_find_nearly_what_all_pairs_do() -> None:
+    given = problem(16, 64, samples=400)
+    few, every = (error(given, Swaps(candidates=candidates)(given).weight) for candidates in (8, 64))
+    assert few <= 1.02 * every < error(given, keep(given).weight)
+
+
 def test_swaps_come_near_the_best_of_all_masks() -> None:
     given = problem(1, 12)
     best = min(
@@ -258,7 +264,8 @@ def test_weights_are_rounded_where_they_stay() -> None:
 @pytest.mark.parametrize(
     "make",
     [lambda: SparseGPT(block=0), lambda: SparseGPT(damping=-1), lambda: Refit(ridge=-1), lambda: Refit(tolerance=0),
-     lambda: Swaps(rounds=0), lambda: ALPS(damping=-1), lambda: ALPS(rounds=0), lambda: ExactOBS(damping=float("inf"))],
+     lambda: Swaps(rounds=0), lambda: Swaps(candidates=0),
+     lambda: ALPS(damping=-1), lambda: ALPS(rounds=0), lambda: ExactOBS(damping=float("inf"))],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(make: object) -> None:
     with pytest.raises(DataError, match="at least"):

@@ -16,6 +16,8 @@ class Swaps:
 
     Args:
         rounds: The most exchanges in a row, > 0.
+        candidates: Pairs are made of so many weights that would cost least to lose, and as many that would bring most, each by
+            itself, > 0. Where there are no more in a row, or in a cell of the pattern, all pairs are compared.
         memory: About how many bytes the pairs may take that are compared at once, > 0.
 
     Raises:
@@ -23,15 +25,17 @@ class Swaps:
         PlanError: When called: the pattern moves more than single weights.
 
     Source:
-        The exact change of the error for a pair, from the Gram matrix: "SparseSwaps", arXiv, December 2025.
+        The exact change of the error for a pair, from the Gram matrix: "SparseSwaps", arXiv, December 2025, where all pairs are
+        compared.
     """
 
     rounds: int = 25
+    candidates: int = 32
     memory: int = 1 << 28
 
     def __post_init__(self) -> None:
-        if min(self.rounds, self.memory) < 1:
-            raise DataError(f"{self!r}: rounds and memory are at least 1")
+        if min(self.rounds, self.candidates, self.memory) < 1:
+            raise DataError(f"{self!r}: rounds, candidates and memory are at least 1")
 
     def __call__(self, problem: Problem) -> Solved:
         """Solve one problem; see `Solver`."""
@@ -39,36 +43,46 @@ class Swaps:
             raise PlanError(f"swaps move single weights, and {problem.pattern} has none; leave Swaps() out")
         columns = problem.weight.shape[1]
         cell = problem.pattern.m if isinstance(problem.pattern, NofM) else columns
-        cells = torch.arange(columns, device=problem.weight.device) // cell
-        apart = cells[:, None] != cells[None] if cell < columns else None
-        rows = max(1, self.memory // (3 * columns * columns * problem.weight.itemsize))
-        stays = torch.cat(
-            [
-                self._swapped(weight, problem.gram, kept, apart)
-                for weight, kept in zip(
-                    torch.split(problem.weight, rows), torch.split(problem.stays, rows), strict=True
-                )
-            ]
-        )
+        pairs = columns // cell * min(self.candidates, cell) ** 2
+        rows = max(1, self.memory // (3 * (pairs + columns) * problem.weight.itemsize))
+        parts = zip(torch.split(problem.weight, rows), torch.split(problem.stays, rows), strict=True)
+        stays = torch.cat([self._swapped(weight, problem.gram, kept, cell) for weight, kept in parts])
         return Solved(problem.rounded(problem.weight) * stays, stays)
 
-    def _swapped(self, weight: Tensor, gram: Tensor, stays: Tensor, apart: Tensor | None) -> Tensor:
-        """What stays of some rows, `[rows, in]`; pairs that are `apart` (`[in, in]`) may not be exchanged."""
+    def _swapped(self, weight: Tensor, gram: Tensor, stays: Tensor, cell: int) -> Tensor:
+        """What stays of some rows, `[rows, in]`; a weight is exchanged for one of the same `cell` columns."""
         stays, rows = stays.clone(), torch.arange(len(weight), device=weight.device)
-        own = weight.square() * gram.diagonal()
         missing = (weight * ~stays) @ gram
+        own = weight.square() * gram.diagonal()
+        least = 1e-12 * own.sum(1)
         for _ in range(self.rounds):
-            leaving = (own + 2 * weight * missing).masked_fill(~stays, torch.inf)
-            coming = (own - 2 * weight * missing).masked_fill(stays, torch.inf)
-            pairs = leaving[:, :, None] + coming[:, None, :] - 2 * (weight[:, :, None] * weight[:, None, :]) * gram
-            if apart is not None:
-                pairs.masked_fill_(apart, torch.inf)
-            gain, pair = pairs.flatten(1).min(1)
-            out, back = pair // weight.shape[1], pair % weight.shape[1]
-            chosen = rows[gain < -1e-12 * own.sum(1)]
-            if not len(chosen):
+            w, kept, alone, cross = weight[rows], stays[rows], own[rows], 2 * weight[rows] * missing[rows]
+            lost, out = self._least((alone + cross).masked_fill(~kept, torch.inf), cell)
+            gone, back = self._least((alone - cross).masked_fill(kept, torch.inf), cell)
+            products = _at(w, out)[..., :, None] * _at(w, back)[..., None, :]
+            pairs = lost[..., :, None] + gone[..., None, :] - 2 * products * gram[out[..., :, None], back[..., None, :]]
+            change, pair = pairs.flatten(1).min(1)
+            open_ = change < -least[rows]
+            rows, pair = rows[open_], pair[open_]
+            if not len(rows):
                 break
-            out, back = out[chosen], back[chosen]
-            stays[chosen, out], stays[chosen, back] = False, True
-            missing[chosen] += weight[chosen, out][:, None] * gram[out] - weight[chosen, back][:, None] * gram[back]
+            width = out.shape[-1]
+            out, back = out[open_].flatten(1), back[open_].flatten(1)
+            cells = pair // width**2 * width
+            leaving = out.gather(1, (cells + pair // width % width)[:, None])[:, 0]
+            coming = back.gather(1, (cells + pair % width)[:, None])[:, 0]
+            stays[rows, leaving], stays[rows, coming] = False, True
+            missing[rows] += weight[rows, leaving][:, None] * gram[leaving]
+            missing[rows] -= weight[rows, coming][:, None] * gram[coming]
         return stays
+
+    def _least(self, costs: Tensor, cell: int) -> tuple[Tensor, Tensor]:
+        """The least costs of each cell, and their columns: `[rows, cells, candidates]`."""
+        cells = costs.view(len(costs), -1, cell)
+        found, places = cells.topk(min(self.candidates, cell), largest=False, sorted=False)
+        return found, places + cell * torch.arange(cells.shape[1], device=costs.device)[:, None]
+
+
+def _at(weight: Tensor, columns: Tensor) -> Tensor:
+    """The weights in some columns of each row: `[rows, in]`, `[rows, cells, candidates]`."""
+    return weight.gather(1, columns.flatten(1)).view_as(columns)
