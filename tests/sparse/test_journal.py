@@ -251,6 +251,17 @@ def test_what_is_too_large_to_be_squared_is_refused(model: nn.Module, sequence: 
         sparsify(nn.Linear(8, 8), [DATA * 5e18], sparsity=0.5, in_sequence=sequence, solver=solver)
 
 
+def test_what_runs_behind_the_last_sparse_layer_takes_no_memory() -> None:
+    """It is not run at all: wide logits must not cost a language model its calibration data."""
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.Linear(8, 10_000))
+    found = [
+        sparsify(wide, [torch.randn(32, 8)], sparsity=0.5, memory=50_000, exclude=exclude).samples
+        for exclude in ([], ["3"])
+    ]
+    assert found == [1, 32]
+
+
 @pytest.mark.parametrize("options", [{"samples": 0}, {"samples": -1}, {"memory": 0}])
 def test_numbers_out_of_range_are_refused(model: nn.Module, options: dict[str, Any]) -> None:
     with pytest.raises(DataError, match="samples and memory are at least 1"):

@@ -161,7 +161,7 @@ def test_what_cannot_be_is_refused() -> None:
         Reconstruct()(model, [], dense)
     unused = Deep()
     unused.spare = nn.Linear(2, 2)
-    with pytest.raises(DataError, match="'spare' does not run in Deep"):
+    with pytest.raises(DataError, match="'spare' did not run in Deep"):
         Reconstruct(blocks=["spare"])(unused, data(), copy.deepcopy(unused))
     made_by_mask = sc.mask(dense, sc.trace(dense, data()[0]).plan({"0": [0]}))
     with pytest.raises(RecoveryError, match="compact the model first"):

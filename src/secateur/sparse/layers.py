@@ -71,8 +71,8 @@ class Survey:
         layers: The products whose weights can become sparse, in the order in which they run; of a stack all matrices, though the
             run may have come to a few.
         repeated: Those that run several times.
-        waiting: The most bytes of a sample that a product reads and writes.
-        working: The most bytes of a sample that any operator writes.
+        waiting: The most bytes of a sample that a product reads and writes, as far as there are layers to make sparse.
+        working: The most bytes of a sample that any operator writes, as far.
     """
 
     layers: list[Layer] = field(default_factory=list)
@@ -94,17 +94,20 @@ def survey(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> Survey:
     """
     inputs, _ = part(inputs, None, 0, 1)
     copy, runs, found = evaluation_copy(model), Counter[Product](), Survey()
+    sizes: dict[Product, tuple[int, int]] = {}
+    most = 1
 
     def visit(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
+        nonlocal most
         y = run()
         runs[product] += 1
-        found.waiting = max(found.waiting, (x.nbytes + y.nbytes) // batch_size(inputs))
+        most = max(most, (x.nbytes + y.nbytes) // batch_size(inputs))
+        sizes[product] = most, max(most, watch.largest // batch_size(inputs))
         return y
 
     watch = WatchProducts(copy, visit)
     with undisturbed(copy), watch:
         run(copy, inputs)
-    found.working = max(found.waiting, watch.largest // batch_size(inputs))
     state, excluded = state_of(model), excluded_names(model, exclude)
     again = {_form(product) for product, times in runs.items() if times > 1}
     products = _whole_stacks(runs, state)
@@ -118,6 +121,7 @@ def survey(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> Survey:
             found.layers.append(Layer(product, (groups, out, columns)))
     if not found.layers:
         raise PlanError(f"{type(model).__name__} has no weight that could become sparse; see exclude= and what it runs")
+    found.waiting, found.working = max(sizes[layer.product] for layer in found.layers if layer.product in sizes)
     return found
 
 

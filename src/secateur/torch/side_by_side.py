@@ -1,26 +1,38 @@
-"""Runs a model on several pieces of data side by side: at each product all wait until everything has been seen that it reads.
+"""Runs a model on several pieces of data side by side: all wait at each product, or block, until all that it reads is there.
 
 So a layer can be changed by what it reads of all data, and the layers behind it read what the changed one writes, in one run over
 data of which only a piece is worked on at a time.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from threading import Semaphore, Thread
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from secateur.torch.batches import run
 from secateur.torch.capture import Inputs
-from secateur.torch.products import Product, WatchProducts
+from secateur.torch.products import WatchProducts
 
-Change = Callable[[Product, Mapping[int, Tensor]], Tensor | None]
-"""Takes a product and its input in each piece that has come to it, by the number of the piece; gives the parameter that it is
-to be computed with, or None for the one of the model."""
+Place = TypeVar("Place", bound=Hashable)
+Change = Callable[[Place, Mapping[int, Any]], Tensor | None]
+"""Takes a place and what it reads in each piece that has come to it, by the number of the piece. Where the place is a product,
+gives the parameter that it is to be computed with, or None for the one of the model."""
+Visit = Callable[[Any, Any, Callable[..., Any]], Any]
+"""Takes a place, what it reads, and a function that runs it."""
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a module was called with."""
 
 
 def side_by_side(
-    models: Sequence[nn.Module], pieces: Sequence[Inputs], products: Sequence[Product], change: Change
+    models: Sequence[nn.Module],
+    pieces: Sequence[Inputs],
+    places: Sequence[Place],
+    change: Change[Place],
+    watch: Callable[[nn.Module, Any], AbstractContextManager[Any]] = WatchProducts,
 ) -> None:
     """Run a model on all pieces, in step.
 
@@ -30,23 +42,27 @@ def side_by_side(
         models: A copy of the model for each piece, since code may keep things in a module while it runs. They run as they
             are, and may share their parameters.
         pieces: What it reads, in parts.
-        products: Where to wait, in the order in which the model comes to them. Pieces may take different ways: who does not come
-            to one is waited for no longer once all wait at later ones.
-        change: Called once at each product. After the last of them nothing more is computed.
+        places: Where to wait, in the order in which the model comes to them: products, or what else `watch` shows. Pieces may
+            take different ways: who does not come to one is waited for no longer once all wait at later ones.
+        change: Called once at each place. After the last of them nothing more is computed.
+        watch: Shows places of a model to a visitor while it runs.
 
     Raises:
         DataError: A piece does not fit the model.
     """
-    left = {product: number for number, product in enumerate(products)}
-    runs = [_Run(model, piece, left) for model, piece in zip(models, pieces, strict=True)]
+    left = {place: number for number, place in enumerate(places)}
+    runs = [
+        _Run(partial(run, model, piece), partial(watch, model), left)
+        for model, piece in zip(models, pieces, strict=True)
+    ]
     try:
         for each in runs:
             each.go_on()
         while waiting := {number: each.at[0] for number, each in enumerate(runs) if each.at is not None and left}:
-            product = min(waiting.values(), key=left.__getitem__)
-            here = [number for number, other in waiting.items() if other == product]
-            weight = change(product, {number: each.at[1] for number in here if (each := runs[number]).at is not None})
-            del left[product]
+            place = min(waiting.values(), key=left.__getitem__)
+            here = [number for number, other in waiting.items() if other == place]
+            weight = change(place, {number: each.at[1] for number in here if (each := runs[number]).at is not None})
+            del left[place]
             for number in here:
                 runs[number].go_on(weight)
     finally:
@@ -54,20 +70,47 @@ def side_by_side(
             each.end()
 
 
+@contextmanager
+def watch_modules(names: Sequence[str], model: nn.Module, visit: Visit) -> Iterator[None]:
+    """Show what modules of these names are called with, a `Call`, to a visitor while a model runs."""
+    attributes = {name: vars(model.get_submodule(name)) for name in names}
+    before = {name: model.get_submodule(name).forward for name in names}
+    own = {name for name in names if "forward" in attributes[name]}
+
+    def shown(name: str, *args: Any, **kwargs: Any) -> Any:
+        return visit(name, (args, kwargs), lambda _=None: before[name](*args, **kwargs))
+
+    try:
+        for name in names:
+            attributes[name]["forward"] = partial(shown, name)
+        yield
+    finally:
+        for name in names:
+            if name in own:
+                attributes[name]["forward"] = before[name]
+            else:
+                del attributes[name]["forward"]
+
+
 class _EndedError(BaseException):
     """Nobody waits for this run any more. No model catches it."""
 
 
 class _Run:
-    """One run of a model, in a thread of its own, that stops at products until it is told to go on.
+    """One run of a model, in a thread of its own, that stops at places until it is told to go on.
 
     Attributes:
-        at: The product that it waits at, and what that reads; None while it runs, and when it is through.
+        at: The place that it waits at, and what that reads; None while it runs, and when it is through.
     """
 
-    def __init__(self, model: nn.Module, inputs: Inputs, stops: Collection[Product]) -> None:
-        self.at: tuple[Product, Tensor] | None = None
-        self._model, self._inputs, self._stops = model, inputs, stops
+    def __init__(
+        self,
+        work: Callable[[], object],
+        watch: Callable[[Visit], AbstractContextManager[Any]],
+        stops: Collection[Hashable],
+    ) -> None:
+        self.at: tuple[Any, Any] | None = None
+        self._all, self._watch, self._stops = work, watch, stops
         self._weight: Tensor | None = None
         self._error: BaseException | None = None
         self._ended = False
@@ -92,8 +135,8 @@ class _Run:
     def _work(self) -> None:
         try:
             self._wait()
-            with torch.no_grad(), WatchProducts(self._model, self._visit):
-                run(self._model, self._inputs)
+            with torch.no_grad(), self._watch(self._visit):
+                self._all()
         except _EndedError:
             pass
         except BaseException as error:  # noqa: BLE001 - goes on in the thread that waits
@@ -102,10 +145,10 @@ class _Run:
             self.at = None
             self._stands.release()
 
-    def _visit(self, product: Product, x: Tensor, run: Callable[..., Tensor]) -> Tensor:
-        if product not in self._stops:
+    def _visit(self, place: Any, x: Any, run: Callable[..., Any]) -> Any:
+        if place not in self._stops:
             return run()
-        self.at = product, x
+        self.at = place, x
         del x
         self._stands.release()
         self._wait()

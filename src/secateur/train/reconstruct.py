@@ -2,8 +2,9 @@
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.errors import DataError, PlanError, RecoveryError
-from secateur.torch.batches import Batches, run, take
-from secateur.torch.capture import Inputs
+from secateur.torch.batches import Batches, take
+from secateur.torch.replicate import replicate
+from secateur.torch.side_by_side import Call, side_by_side, watch_modules
 from secateur.train.check import check_model, check_teacher
 from secateur.train.finetune import FineTune
 from secateur.train.held import is_masked
@@ -20,9 +22,6 @@ from secateur.train.protocol import Progress
 from secateur.train.restore import evaluating
 
 logger = logging.getLogger(__name__)
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-"""What a block was called with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +86,34 @@ class Reconstruct:
         if is_masked(model):
             raise RecoveryError("reconstruction cannot hold what secateur.mask set to zero; compact the model first")
         names = _largest(model) if self.blocks is None else list(self.blocks)
+        blocks, dense = ({name: _module(whole, name) for name in names} for whole in (model, teacher))
+        for name, block in blocks.items():
+            if not any(parameter.requires_grad for parameter in block.parameters()):
+                raise PlanError(f"the block {name!r} has no trainable parameter; leave it out of blocks=")
         pieces = [inputs for inputs, _ in take(data, self.samples)]
         fit = replace(self.fit, loss=_distance, distill=None)
-        with evaluating(model), evaluating(teacher):
-            for name in names:
-                block, dense = _module(model, name), _module(teacher, name)
-                if not any(parameter.requires_grad for parameter in block.parameters()):
-                    raise PlanError(f"the block {name!r} has no trainable parameter; leave it out of blocks=")
-                calls = [_caught(model, block, inputs, name)[0] for inputs in pieces]
-                targets = [_first(_caught(teacher, dense, inputs, name)[1]) for inputs in pieces]
-                batches = [(torch.tensor([number]), target) for number, target in enumerate(targets)]
-                fit(_Replayed(block, calls), batches, progress=progress)
+        models = [_copy(whole) for whole in (model, teacher) for _ in pieces]  # after the pruned ones, the dense ones
+        left = dict.fromkeys(names)
+
+        def mend(name: str, calls: Mapping[int, Call]) -> None:
+            both = [number for number in range(len(pieces)) if number in calls and number + len(pieces) in calls]
+            targets = [_output(dense[name], calls[number + len(pieces)]) for number in both]
+            batches = [(torch.tensor([number]), target) for number, target in enumerate(targets)]
+            if batches:
+                with torch.enable_grad():
+                    fit(_Replayed(blocks[name], [calls[number] for number in both]), batches, progress=progress)
+                for copied in models[: len(pieces)]:
+                    _share(blocks[name], copied.get_submodule(name))
+                del left[name]
                 logger.info("%s: reconstructed", name)
+
+        with evaluating(model), evaluating(teacher):
+            side_by_side(models, pieces * 2, names, mend, partial(watch_modules, names))
+        if left:
+            raise DataError(
+                f"{', '.join(map(repr, left))} did not run in {type(model).__name__}, or before those that blocks= names first; "
+                "name blocks that run, in the order in which they do"
+            )
         return model
 
 
@@ -117,31 +132,24 @@ class _Replayed(nn.Module):
         return self
 
 
-class _Caught(Exception):  # noqa: N818 - it is not an error
-    """Ends a run when all that is looked for was seen."""
+def _copy(model: nn.Module) -> nn.Module:
+    """A copy in eval mode, which shares the parameters."""
+    return replicate(
+        model, lambda tensor: tensor.detach() if isinstance(tensor, nn.Parameter) else tensor.clone()
+    ).eval()
 
 
-def _caught(model: nn.Module, block: nn.Module, inputs: Inputs, name: str) -> tuple[Call, Any]:
-    """What a block is called with first, and what it returns."""
-    found: list[Any] = []
+def _share(block: nn.Module, copied: nn.Module) -> None:
+    """Give a copy of a block the block's parameters."""
+    for mine, other in zip(block.parameters(), copied.parameters(), strict=True):
+        other.data = mine.detach()
 
-    def before(_: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        found.append(_copied((arguments, keywords)))
 
-    def after(_: nn.Module, __: Any, output: Any) -> None:
-        found.append(output)
-        raise _Caught
-
-    hooks = [block.register_forward_pre_hook(before, with_kwargs=True), block.register_forward_hook(after)]
-    try:
-        with torch.no_grad():
-            run(model, inputs)
-    except _Caught:
-        return found[0], found[1]
-    finally:
-        for hook in hooks:
-            hook.remove()
-    raise DataError(f"the block {name!r} does not run in {type(model).__name__}; name others in blocks=")
+@torch.no_grad()
+def _output(block: nn.Module, call: Call) -> Tensor:
+    """What a block returns first."""
+    arguments, keywords = _copied(call)
+    return _first(block(*arguments, **keywords))
 
 
 def _copied(value: Any) -> Any:
