@@ -262,9 +262,9 @@ def test_what_runs_behind_the_last_sparse_layer_takes_no_memory() -> None:
     assert found == [1, 32]
 
 
-@pytest.mark.parametrize("options", [{"samples": 0}, {"samples": -1}, {"memory": 0}])
+@pytest.mark.parametrize("options", [{"samples": 0}, {"samples": -1}, {"memory": 0}, {"memory": "4G"}])
 def test_numbers_out_of_range_are_refused(model: nn.Module, options: dict[str, Any]) -> None:
-    with pytest.raises(DataError, match="samples and memory are at least 1"):
+    with pytest.raises(DataError, match="samples and memory are whole numbers, at least 1"):
         run(model, None, **options)
 
 

@@ -290,6 +290,8 @@ NAN = torch.tensor([[float("nan")] * 8])
         ({"sparsity": {"0*": 0.5}}, BudgetError, "no sparsity is given for 2.weight"),
         ({"sparsity": 0.4, "pattern": NofM(2, 4)}, BudgetError, "has a sparsity of 0.5; leave sparsity= out"),
         ({"pattern": NofM(2, 5)}, PlanError, "does not fit 0.weight: 8 inputs are no multiple of 5"),
+        ({"pattern": "2:4"}, PlanError, "pattern= is an object such as .* got '2:4'"),
+        ({"pattern": NofM}, PlanError, "pattern= is an object"),
         ({"sparsity": 0.5, "exclude": ["3"]}, PlanError, "'3' names no parameter or module"),
         ({"sparsity": 0.5, "exclude": ["*"]}, PlanError, "no weight that could become sparse"),
         ({"sparsity": 0.5, "solver": Refit}, PlanError, "solver= is an object"),

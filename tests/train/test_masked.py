@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from secateur.errors import ModelError
+from secateur.errors import ModelError, PlanError
 from secateur.sparse import WeightPlan
 from secateur.train import ACDC, SET, Constant, Gradual, Method, RigL, masked
 from secateur.train.recover import FineTune
@@ -121,6 +121,11 @@ def test_other_models_are_left_alone() -> None:
 
 
 def test_a_plan_of_another_model_is_refused() -> None:
+    with (
+        pytest.raises(PlanError, match=r"masks is a plan, such as that of a SparseResult"),
+        masked(nn.Linear(2, 2), "plan"),
+    ):  # type: ignore[arg-type]
+        pass
     with pytest.raises(ModelError, match="for another model"), masked(nn.Linear(2, 2), plan()):
         pass
 

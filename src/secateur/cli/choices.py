@@ -15,6 +15,7 @@ from secateur.cli.job import Choice, Sparsification
 from secateur.cli.objects import nearest
 from secateur.demo import mnist
 from secateur.errors import JobError, SecateurError
+from secateur.sparse.amounts import check_amount
 
 NAMES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "score": {
@@ -135,6 +136,7 @@ def sparsification(table: Sparsification) -> dict[str, Any]:
     """Everything of a table that is an argument of `secateur.sparsify` as it is: all but what stays dense.
 
     Raises:
+        BudgetError: How much goes is missing, out of range, or does not go with the pattern or the allocation.
         JobError: A name, an option or a value is not one that there is.
     """
     made = {
@@ -144,8 +146,10 @@ def sparsification(table: Sparsification) -> dict[str, Any]:
             ("allocation", "weight allocation", table.allocation),
         )
     }
+    pattern = _pattern(table.pattern)
+    check_amount(pattern, table.sparsity, made["allocation"])
     return made | {
-        "pattern": _pattern(table.pattern),
+        "pattern": pattern,
         "solver": [attempt(prepare("solver", choice), "solver") for choice in table.solver],
         "rounding": table.rounding and attempt(prepare("rounding", table.rounding), "rounding"),
         "sparsity": table.sparsity,

@@ -45,30 +45,22 @@ def counts_of(
         BudgetError: The sparsity is missing, out of range, or does not go with the pattern or the allocation.
         PlanError: A name pattern fits nothing.
     """
+    check_amount(pattern, sparsity, allocation)
     units = {layer.product: _units(layer, pattern) for layer in layers}
-    compared = isinstance(pattern, Unstructured) and pattern.scope == "global"
+    compared = _compares_all(pattern)
     allocation = Lowest() if compared and allocation is even else allocation
-    _check_compared(allocation, pattern, sparsity, compared)
     if pattern.share is not None:
-        if sparsity is not None and (isinstance(sparsity, Mapping) or float(share_of(sparsity)) != pattern.share):
-            raise BudgetError(
-                f"{pattern} has a sparsity of {pattern.share:g}; leave sparsity= out, or choose another pattern"
-            )
         return {product: [int(n * pattern.share + 0.5) for n in each] for product, each in units.items()}
     shares = [_share(layer, units[layer.product], scores, alone) for layer in layers]
     if isinstance(allocation, Cutoff):
-        if sparsity is not None:
-            raise BudgetError(f"{allocation} decides how much goes; leave sparsity= out, or choose another allocation")
         gone = allocation.cut(shares)
         if sum(gone) == sum(share.units for share in shares):
             raise BudgetError(f"{allocation} lets all weights go; look at the scores, or give a sparsity instead")
-    elif sparsity is None:
-        raise BudgetError(f"{pattern} needs a sparsity, such as sparsity=0.5")
     elif isinstance(sparsity, Mapping):
         by_layer = _shares(layers, sparsity)
         gone = [count_of(by_layer[layer.product], sum(units[layer.product])) for layer in layers]
     else:
-        share_of(sparsity)
+        assert sparsity is not None
         gone = allocation(shares, sparsity)
     counts = {}
     for layer, n in zip(layers, gone, strict=True):
@@ -95,27 +87,45 @@ def _lowest(count: int, scores: Tensor) -> list[int]:
     return torch.bincount(lowest // scores[0].numel(), minlength=len(scores)).tolist()
 
 
-def _check_compared(
-    allocation: Allocation | Cutoff, pattern: Pattern, sparsity: Sparsity | None, compared: bool
-) -> None:
-    """Refuse a pattern by which all tensors are compared without an allocation that compares them, and the other way round."""
+def check_amount(pattern: Pattern, sparsity: Sparsity | None, allocation: Allocation | Cutoff) -> None:
+    """Refuse what cannot go together, whatever the model.
+
+    Raises:
+        BudgetError: The sparsity is missing, out of range, or does not go with the pattern or the allocation.
+    """
+    for share in sparsity.values() if isinstance(sparsity, Mapping) else [] if sparsity is None else [sparsity]:
+        share_of(share)
     compares = isinstance(allocation, Lowest | Cutoff)
-    if compared and (isinstance(sparsity, Mapping) or not compares):
+    if _compares_all(pattern) and (isinstance(sparsity, Mapping) or not (compares or allocation is even)):
         raise BudgetError(
             "all tensors are compared with each other: give one sparsity, and no allocation but one that compares, such as "
             "Lowest(floor=0.05)"
         )
-    if compares and not compared:
+    if compares and not _compares_all(pattern):
         raise BudgetError(
             f"{allocation} compares the weights of all tensors, and {pattern} does not; choose patterns.Unstructured('global')"
         )
+    if pattern.share is not None:
+        if sparsity is not None and (isinstance(sparsity, Mapping) or float(share_of(sparsity)) != pattern.share):
+            raise BudgetError(
+                f"{pattern} has a sparsity of {pattern.share:g}; leave sparsity= out, or choose another pattern"
+            )
+    elif isinstance(allocation, Cutoff):
+        if sparsity is not None:
+            raise BudgetError(f"{allocation} decides how much goes; leave sparsity= out, or choose another allocation")
+    elif sparsity is None:
+        raise BudgetError(f"{pattern} needs a sparsity, such as sparsity=0.5")
+
+
+def _compares_all(pattern: Pattern) -> bool:
+    """Whether weights of all tensors are compared with each other."""
+    return isinstance(pattern, Unstructured) and pattern.scope == "global"
 
 
 def _shares(layers: Sequence[Layer], sparsity: Mapping[str, float | Fraction]) -> dict[Product, float | Fraction]:
     """The sparsity of each layer; the last pattern that fits its name counts."""
     found: dict[Product, float | Fraction] = {}
     for name, share in sparsity.items():
-        share_of(share)
         fits = [
             layer.product
             for layer in layers

@@ -6,7 +6,7 @@ which it lies. All numbers are exact.
 """
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from secateur.errors import PlanError
 
 
+@runtime_checkable
 class Pattern(Protocol):
     """What goes together, and how it is chosen."""
 

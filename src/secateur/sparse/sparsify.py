@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from secateur.errors import DataError, ModelError, PlanError
 from secateur.sparse.allocation import Allocation, Cutoff, even
 from secateur.sparse.alone import EachAlone
-from secateur.sparse.amounts import Sparsity, check_fit, counts_of
+from secateur.sparse.amounts import Sparsity, check_amount, check_fit, counts_of
 from secateur.sparse.job import Job, Progress, affordable, identity
 from secateur.sparse.journal import Journal
 from secateur.sparse.layers import Layer, survey
@@ -96,11 +96,10 @@ def sparsify(
     pattern = Unstructured() if pattern is None else pattern
     score = criteria.Wanda() if score is None else score
     solvers = _listed(Refit() if solver is None else solver)
-    _check_score(score)
-    if rounding is not None:
-        _check_object(rounding, "rounding= is an object such as secateur.sparse.rounding.Integer()")
-    if samples < 1 or memory < 1:
-        raise DataError(f"samples and memory are at least 1; got {samples=}, {memory=}")
+    _check_choices(pattern, score, rounding)
+    check_amount(pattern, sparsity, allocation)
+    if any(type(number) is not int or number < 1 for number in (samples, memory)):
+        raise DataError(f"samples and memory are whole numbers, at least 1; got {samples=}, {memory=}")
     taken = list(take(batches, samples, labelled=not isinstance(score, criteria.WeightScore)))
     pieces = [inputs for inputs, _ in taken]
     _check_weights(model)
@@ -159,7 +158,11 @@ def _check_weights(model: nn.Module) -> None:
             raise ModelError(f"{name!r} has NaN or infinite values; load finite weights first")
 
 
-def _check_score(score: object) -> None:
+def _check_choices(pattern: object, score: object, rounding: object) -> None:
+    if isinstance(pattern, type) or not isinstance(pattern, Pattern):
+        raise PlanError(f"pattern= is an object such as secateur.patterns.NofM(2, 4); got {pattern!r}")
+    if rounding is not None:
+        _check_object(rounding, "rounding= is an object such as secateur.sparse.rounding.Integer()")
     if isinstance(score, type) or not isinstance(score, criteria.WeightScore | criteria.ModelScore):
         raise PlanError(
             f"score= is an object that scores single weights, such as secateur.scores.Wanda(); got {score!r}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from secateur.errors import ModelError
+from secateur.errors import ModelError, PlanError
 from secateur.sparse import WeightPlan
 from secateur.sparse.layers import Layer, survey
 from secateur.torch.capture import Inputs
@@ -52,7 +52,7 @@ def masked(
 
     Raises:
         ModelError: The plan or the state is for another model, or weights that masks are chosen by are not finite.
-        PlanError: A method finds no weights, or they do not fit its pattern.
+        PlanError: `masks` is neither; or a method finds no weights, or they do not fit its pattern.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -64,6 +64,10 @@ def masked(
         (0.0, 1)
     """
     method = Constant(masks) if isinstance(masks, WeightPlan) else masks
+    if isinstance(method, type) or not isinstance(method, Method):
+        raise PlanError(
+            f"masks is a plan, such as that of a SparseResult, or a method, such as Gradual(); got {method!r}"
+        )
     layers = [] if inputs is None else survey(model, inputs, exclude).layers
     training = Training(model, method, layers, state)
     hooks = training._hooks()

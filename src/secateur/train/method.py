@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -62,6 +62,7 @@ class Weights:
         return stays
 
 
+@runtime_checkable
 class Method(Protocol):
     """Says which weights stay while a model is trained. A step is an update of the weights; step 0 is before the first."""
 
