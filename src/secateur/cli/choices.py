@@ -153,6 +153,7 @@ def sparsification(table: Sparsification) -> dict[str, Any]:
         "solver": [attempt(prepare("solver", choice), "solver") for choice in table.solver],
         "rounding": table.rounding and attempt(prepare("rounding", table.rounding), "rounding"),
         "sparsity": table.sparsity,
+        "include": table.include,
         "in_sequence": table.in_sequence,
         "samples": table.samples,
         "memory": int(table.memory * (1 << 30)),

@@ -87,6 +87,7 @@ class Sparsification(_Table):
     allocation: Named = Choice(name="even")
     rounding: Named | None = None
     exclude: tuple[str, ...] | None = Field(default=None, strict=False)
+    include: tuple[str, ...] = Field(default=(), strict=False)
     in_sequence: bool = True
     samples: int = Field(default=128, ge=1)
     memory: float = Field(default=4.0, gt=0, allow_inf_nan=False)

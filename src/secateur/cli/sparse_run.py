@@ -50,7 +50,7 @@ def run_sparse_job(file: JobFile[SparseJob], stages: Stages) -> Outcome:
         result = sc.sparsify(
             model,
             [{"input_ids": calibration}],
-            exclude=_head(model) if job.exclude is None else job.exclude,
+            exclude=_exclude(job, model),
             journal=output / LAYERS,
             progress=partial(_shown, stages),
             **chosen,
@@ -94,8 +94,10 @@ def _tokens(text: str, tokenizer: Any, model: Any, length: int, samples: int) ->
     return found
 
 
-def _head(model: Any) -> tuple[str, ...]:
-    """The layer that makes logits, which stays dense unless the job says what does."""
+def _exclude(job: SparseJob, model: Any) -> tuple[str, ...]:
+    """What the job says stays dense; or the layer that makes logits, where it says nothing of it."""
+    if job.exclude is not None or job.include:
+        return job.exclude or ()
     head = getattr(model.get_output_embeddings(), "weight", None)
     return tuple(name for name, parameter in model.named_parameters() if parameter is head)
 

@@ -57,6 +57,12 @@ class Job:
         self.entries: dict[str, Entry] = {}
         self.reports: dict[str, LayerReport] = {}
 
+    def by_weights(self, products: Iterable[Product]) -> None:
+        """Make layers sparse without a look at what they read."""
+        for product in products:
+            layer = self.todo.pop(product)
+            self._settled(layer, partial(self._white, layer))
+
     def in_sequence(self, pieces: Sequence[Inputs], repeated: Collection[Product]) -> None:
         """One run, in which each layer becomes sparse when it is its turn; those that run several times are left."""
 
@@ -129,8 +135,11 @@ class Job:
             self._settled(layer, partial(self._unread, layer))
 
     def _unread(self, layer: Layer) -> tuple[Tensor, None]:
-        """What is taken for the moments of a layer that reads nothing: E[x^2] is 1 for all inputs."""
         logger.warning("%s reads nothing of the data: what goes is chosen by its weights alone", layer.name)
+        return self._white(layer)
+
+    def _white(self, layer: Layer) -> tuple[Tensor, None]:
+        """What is taken for the moments of a layer of which nothing is known: E[x^2] is 1 for all inputs."""
         (groups, _, columns), dense = layer.shape, self.dense[layer.product.tensor]
         return dense.new_ones(groups, columns, dtype=torch.promote_types(dense.dtype, torch.float32)), None
 

@@ -68,6 +68,7 @@ class Survey:
     """What one run of a model tells.
 
     Attributes:
+        included: Weights that are in `layers`, before all others, because somebody asked for it.
         layers: The products whose weights can become sparse, in the order in which they run; of a stack all matrices, though the
             run may have come to a few.
         repeated: Those that run several times.
@@ -75,22 +76,24 @@ class Survey:
         working: The most bytes of a sample that any operator writes, as far.
     """
 
+    included: list[Product] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     repeated: set[Product] = field(default_factory=set)
     waiting: int = 1
     working: int = 1
 
 
-def survey(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> Survey:
+def survey(model: nn.Module, inputs: Inputs, exclude: Sequence[str], include: Sequence[str] = ()) -> Survey:
     """Run a model, and find the products whose weights nothing else reads.
 
     Args:
         model: Runs once, as a copy in eval mode.
         inputs: What it takes; the first sample is used.
         exclude: Name patterns of parameters or modules that stay dense.
+        include: Name patterns of such whose matrices count too, whatever reads them.
 
     Raises:
-        PlanError: A pattern names no parameter or module; or no weight is left.
+        PlanError: A pattern names no parameter or module, or no matrix; or no weight is left.
     """
     inputs, _ = part(inputs, None, 0, 1)
     copy, runs, found = evaluation_copy(model), Counter[Product](), Survey()
@@ -108,7 +111,7 @@ def survey(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> Survey:
     watch = WatchProducts(copy, visit)
     with undisturbed(copy), watch:
         run(copy, inputs)
-    state, excluded = state_of(model), excluded_names(model, exclude)
+    state, excluded = state_of(model), named("exclude", model, exclude)
     again = {_form(product) for product, times in runs.items() if times > 1}
     products = _whole_stacks(runs, state)
     found.repeated = {product for product in products if _form(product) in again}
@@ -119,10 +122,24 @@ def survey(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> Survey:
         elif product.tensor not in excluded:
             groups, out, columns = product.matrix(state[product.tensor].detach()).shape
             found.layers.append(Layer(product, (groups, out, columns)))
+    tables = named("include", model, include) - excluded - {layer.product.tensor for layer in found.layers}
+    found.included = [_table(name, state[name]) for name in sorted(tables)]
+    found.layers[:0] = [Layer(product, (1, *state[product.tensor].shape)) for product in found.included]
     if not found.layers:
         raise PlanError(f"{type(model).__name__} has no weight that could become sparse; see exclude= and what it runs")
-    found.waiting, found.working = max(sizes[layer.product] for layer in found.layers if layer.product in sizes)
+    found.waiting, found.working = max(
+        (sizes[each.product] for each in found.layers if each.product in sizes), default=(1, 1)
+    )
     return found
+
+
+def _table(name: str, weight: Tensor) -> Product:
+    """A weight that is read otherwise than in one product, as if it were a linear layer's."""
+    if weight.ndim != 2:
+        raise PlanError(
+            f"include= names {name!r} {list(weight.shape)}, which is no matrix; name embeddings by their weights"
+        )
+    return Product(name, in_dim=1, out_dim=0, start=0, size=len(weight))
 
 
 def _whole_stacks(products: Iterable[Product], state: Mapping[str, Tensor]) -> list[Product]:
@@ -164,14 +181,14 @@ def overlap(products: Sequence[Product]) -> bool:
     return False
 
 
-def excluded_names(model: nn.Module, patterns: Sequence[str]) -> set[str]:
+def named(keyword: str, model: nn.Module, patterns: Sequence[str]) -> set[str]:
     """The parameters that patterns name, by themselves or by a module around them.
 
     Raises:
         PlanError: A pattern names nothing.
     """
     if isinstance(patterns, str):
-        raise PlanError(f"exclude= is a list of name patterns, such as exclude=[{patterns!r}]; got one text")
+        raise PlanError(f"{keyword}= is a list of name patterns, such as {keyword}=[{patterns!r}]; got one text")
     names = [name for name, _ in model.named_parameters()]
     paths = {name: [".".join(name.split(".")[:length]) for length in range(1, name.count(".") + 2)] for name in names}
     for pattern in patterns:

@@ -40,6 +40,7 @@ def sparsify(
     allocation: Allocation | Cutoff = even,
     rounding: Rounding | None = None,
     exclude: Sequence[str] = (),
+    include: Sequence[str] = (),
     in_sequence: bool = True,
     samples: int = 128,
     memory: int = 4 << 30,
@@ -49,7 +50,7 @@ def sparsify(
     """Set weights to zero, and let the others make up for it.
 
     The weights of all matrix products and convolutions can become sparse, but for those that something else reads too, such as an
-    embedding that is tied to the last layer.
+    embedding that is tied to the last layer; and for embeddings: those that `include` names.
 
     Args:
         model: Any module; it is not changed.
@@ -62,6 +63,8 @@ def sparsify(
         allocation: How what goes is divided among the layers, where `sparsity` is one number; or what decides how much goes.
         rounding: What the weights that stay are rounded to while they are solved, such as `rounding.Integer(bits=4)`.
         exclude: Parameters or modules that stay dense, as name patterns.
+        include: Embeddings and other matrices that would stay dense, as name patterns of parameters or modules. They become
+            sparse before all others, by a score of their weights alone (E[x^2] is 1), and no solver changes what is left.
         in_sequence: Solve each layer on what the model gives it in which the layers before are sparse already. Otherwise all are
             solved on what the dense model gives them.
         samples: How many samples to use, > 0. In sequence fewer are used where the memory is too small for what they all read;
@@ -104,7 +107,7 @@ def sparsify(
     pieces = [inputs for inputs, _ in taken]
     _check_weights(model)
     small = replicate(model, _shared)
-    found = survey(small, pieces[0], exclude)
+    found = survey(small, pieces[0], exclude, include)
     layers = found.layers
     check_fit(layers, pattern)
     worth = score if isinstance(score, criteria.WeightScore) else of_model(score, small, taken, layers)
@@ -120,6 +123,7 @@ def sparsify(
         else Journal(Path(journal), identity(small, layers, procedure, counts, pieces, in_sequence=in_sequence))
     )
     job = Job(small, layers, counts, procedure, book, progress)
+    job.by_weights(found.included)
     if in_sequence:
         job.in_sequence(pieces, found.repeated)
     job.from_moments(pieces)
