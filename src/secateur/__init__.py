@@ -1,6 +1,6 @@
 """Secateur prunes neural networks so that they are really smaller and really faster, with proof."""
 
-from secateur import allocate, train
+from secateur import allocate, low_rank, train
 from secateur.allocate import Budget
 from secateur.artefact import load, save
 from secateur.low_rank import LowRankResult, factorise
@@ -26,6 +26,7 @@ __all__ = [
     "compensation",
     "factorise",
     "load",
+    "low_rank",
     "mask",
     "patterns",
     "prune",

@@ -5,16 +5,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur.allocate.budget import exact_share
 from secateur.errors import BudgetError, DataError, ModelError, PlanError
+from secateur.low_rank.beside import Sparse
 from secateur.low_rank.levels import lowest_errors
 from secateur.low_rank.linear import LowRankLinear
 from secateur.low_rank.spectrum import Spectrum, spectrum
-from secateur.sparse.layers import survey
+from secateur.sparse.layers import Layer, survey
+from secateur.sparse.plan import WeightPlan
 from secateur.sparse.problem import output_error
 from secateur.torch.batches import Batches, part, run, take
 from secateur.torch.calibrate import Calibrate, evaluation_copy, undisturbed
@@ -34,22 +37,25 @@ class FactorReport:
         name: The module.
         shape: `(out, in)` of its weight.
         rank: The width between its two factors; None where it stays as it is.
+        beside: How many weights stay in the sparse one beside them.
         error: E|(W - W') x|^2 / E|W x|^2 on the calibration data, undamped.
     """
 
     name: str
     shape: tuple[int, int]
     rank: int | None
+    beside: int
     error: float
 
     @property
     def parameters(self) -> int:
         """How many numbers its weight has now."""
-        return _cost(self.shape, self.rank)
+        return _cost(self.shape, self.rank) + self.beside
 
     def __str__(self) -> str:
         rank = "dense" if self.rank is None else f"rank {self.rank} of {min(self.shape)}"
-        return f"{self.name:<44} {rank:<18} error {self.error:.2e}"
+        beside = f" and {self.beside:,} weights" if self.beside else ""
+        return f"{self.name:<44} {rank + beside:<18} error {self.error:.2e}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +65,12 @@ class LowRankResult:
     Attributes:
         model: A copy of the model with `LowRankLinear` in the place of linear layers; the caller's is untouched.
         report: What became of each layer, in the order in which they run.
+        plan: What stays of the sparse weights beside factors, for `train.masked`.
     """
 
     model: nn.Module
     report: tuple[FactorReport, ...]
+    plan: WeightPlan
 
     @property
     def share(self) -> float:
@@ -81,6 +89,7 @@ def factorise(
     *,
     share: float | Fraction | None = None,
     rank: int | None = None,
+    beside: Sparse | None = None,
     exclude: Sequence[str] = (),
     samples: int = 128,
     damping: float = 0.01,
@@ -96,6 +105,7 @@ def factorise(
         share: Which share of the parameters of these weights may stay, in (0, 1]; ranks are chosen so that the relative errors of
             the layers add up to little, by their fall for each parameter.
         rank: The rank of all layers, > 0, in place of a share.
+        beside: A sparse weight that stands beside the factors, and does with them what the dense one did; with a rank.
         exclude: Parameters or modules that stay as they are, as name patterns.
         samples: How many samples to use, > 0.
         damping: Added to the diagonal of Gram matrices, as a share of its mean, >= 0, for directions that the data do not show.
@@ -104,10 +114,11 @@ def factorise(
         The model with its report.
 
     Raises:
-        BudgetError: Not one of share and rank is given, one is out of range, or no layer gets smaller.
+        BudgetError: Not one of share and rank is given, one is out of range, or no layer gets smaller; or the sparsity of what
+            is beside is missing, out of range, or not the pattern's.
         DataError: There are no data, they do not fit the model, activations are not finite, or the damping is negative.
         ModelError: Weights are not finite, or code holds a layer elsewhere than in the module around it.
-        PlanError: There is no such layer, or a name pattern fits nothing.
+        PlanError: There is no such layer, a name pattern fits nothing, or the pattern of what is beside does not fit a weight.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16))
@@ -122,37 +133,51 @@ def factorise(
     Source:
         See `secateur.low_rank.spectrum`.
     """
-    _check(model, share, rank, damping)
+    _check(model, share, rank, beside, damping)
     taken = list(take(batches, samples))
     small = replicate(model, lambda tensor: tensor.detach().clone())
     layers = _layers(small, taken[0][0], exclude)
     grams = _grams(small, taken, layers, samples)
-    weights = {name: layer.weight.detach().to(grams[name].dtype) for name, layer in layers.items() if name in grams}
-    spectra = {name: spectrum(weight, grams[name], damping) for name, weight in weights.items()}
+    linears: dict[str, Any] = {name: small.get_submodule(name) for name in layers if name in grams}
+    weights = {name: linear.weight.detach().to(grams[name].dtype) for name, linear in linears.items()}
+    counts = {} if beside is None else beside.counts(layers.values())
+    spectra = {name: spectrum(weight, grams[name], damping) for name, weight in weights.items() if beside is None}
     ranks = _ranks(spectra, weights, share, rank)
     if not any(ranks.values()):
         raise BudgetError(
             f"no layer gets smaller: of {', '.join(list(layers)[:5])} none has fewer parameters as two factors; lower the "
             f"{'rank' if rank is not None else 'share'}"
         )
-    report = []
+    report, masks = [], {}
     for name, chosen in ranks.items():
-        weight = weights[name]
-        put = weight
+        weight, layer = weights[name], layers[name]
+        put, stay = weight, 0
         if chosen is not None:
-            factored = _factored(layers[name], *spectra[name].factors(chosen))
+            sparse = None
+            if beside is None:
+                down, up = spectra[name].factors(chosen)
+            else:
+                sparse, stays, down, up = beside(layer, weight, grams[name], counts[layer.product], chosen, damping)
+                masks[f"{name}.sparse.weight"], stay = stays, int(stays.sum())
+            factored = _factored(linears[name], down, up, sparse)
             put = factored.weight.detach().to(weight.dtype)
-            _replace(small, layers[name], factored)
+            _replace(small, linears[name], factored)
         lost, whole = (output_error(other, weight, grams[name]).sum() for other in (put, torch.zeros_like(weight)))
         out, columns = weight.shape
-        report.append(FactorReport(name, (out, columns), chosen, float(lost / whole) if whole else 0.0))
+        report.append(FactorReport(name, (out, columns), chosen, stay, float(lost / whole) if whole else 0.0))
     _check_used(small, taken[0][0], [layer.name for layer in report if layer.rank is not None])
-    return LowRankResult(small, tuple(report))
+    return LowRankResult(small, tuple(report), WeightPlan(masks))
 
 
-def _check(model: nn.Module, share: float | Fraction | None, rank: int | None, damping: float) -> None:
+def _check(
+    model: nn.Module, share: float | Fraction | None, rank: int | None, beside: Sparse | None, damping: float
+) -> None:
     if (share is None) == (rank is None):
         raise BudgetError(f"give a share, such as share=0.5, or a rank; got share={share!r} and rank={rank!r}")
+    if beside is not None and (rank is None or not isinstance(beside, Sparse)):
+        raise BudgetError(
+            f"beside= is an object such as low_rank.Sparse(0.5), and wants rank=; got {beside!r}, {rank=}"
+        )
     if share is not None:
         exact_share("share", share)
     if rank is not None and (type(rank) is not int or rank < 1):
@@ -163,22 +188,23 @@ def _check(model: nn.Module, share: float | Fraction | None, rank: int | None, d
         raise ModelError(f"{bad!r} has NaN or infinite values; load finite weights first")
 
 
-def _layers(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> dict[str, nn.Linear]:
+def _layers(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> dict[str, Layer]:
     """The linear layers by name, whose whole weight is read by one product and nothing else."""
     linears = {name: module for name, module in model.named_modules() if name and type(module) is nn.Linear}
     holders = Counter(id(module.weight) for module in linears.values())
-    products = [layer.product for layer in survey(model, inputs, exclude).layers]
-    readers = Counter(product.tensor for product in products)
+    layers = survey(model, inputs, exclude).layers
+    readers = Counter(layer.product.tensor for layer in layers)
     found = {}
-    for product in products:
+    for layer in layers:
+        product = layer.product
         name = product.tensor.rpartition(".")[0]
-        layer = linears.get(name)
-        if layer is None or f"{name}.weight" != product.tensor or product.size != layer.out_features:
+        linear = linears.get(name)
+        if linear is None or f"{name}.weight" != product.tensor or product.size != linear.out_features:
             continue
-        if layer._forward_hooks or layer._forward_pre_hooks:
+        if linear._forward_hooks or linear._forward_pre_hooks:
             logger.info("%s stays as it is: it has hooks", name)
             continue
-        if readers[product.tensor] == holders[id(layer.weight)] == 1:
+        if readers[product.tensor] == holders[id(linear.weight)] == 1:
             found[name] = layer
     if not found:
         raise PlanError(
@@ -188,7 +214,7 @@ def _layers(model: nn.Module, inputs: Inputs, exclude: Sequence[str]) -> dict[st
 
 
 def _grams(
-    model: nn.Module, taken: Sequence[tuple[Inputs, object]], layers: Mapping[str, nn.Linear], samples: int
+    model: nn.Module, taken: Sequence[tuple[Inputs, object]], layers: Mapping[str, Layer], samples: int
 ) -> dict[str, Tensor]:
     """E[x x^T] of what each layer reads, `[in, in]`, in the order in which they run."""
     calibrate, names = Calibrate(samples=samples), {f"{name}.weight": name for name in layers}
@@ -224,11 +250,13 @@ def _cost(shape: tuple[int, int], rank: int | None) -> int:
     return out * columns if rank is None else rank * (out + columns)
 
 
-def _factored(layer: nn.Linear, down: Tensor, up: Tensor) -> LowRankLinear:
+def _factored(layer: nn.Linear, down: Tensor, up: Tensor, sparse: Tensor | None) -> LowRankLinear:
     weight, bias = layer.weight, layer.bias
     out, columns = weight.shape
-    factored = LowRankLinear(columns, out, len(down), bias is not None, weight.device, weight.dtype)
-    for factor, values in ((factored.down, down), (factored.up, up)):
+    factored = LowRankLinear(columns, out, len(down), bias is not None, weight.device, weight.dtype, sparse is not None)
+    for factor, values in ((factored.down, down), (factored.up, up), (factored.sparse, sparse)):
+        if factor is None or values is None:
+            continue
         factor.weight = nn.Parameter(values.to(weight.dtype).contiguous(), requires_grad=weight.requires_grad)
     if bias is not None:
         factored.up.bias = bias

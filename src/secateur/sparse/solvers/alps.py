@@ -41,7 +41,7 @@ class ALPS:
 
     def __call__(self, problem: Problem) -> Solved:
         """Solve one problem; see `Solver`."""
-        start = Refit(ridge=self.damping)(problem)
+        start = Refit(ridge=self.damping, tolerance=1e-2)(problem)
         norms = problem.gram.diagonal().clamp(min=0).sqrt()
         scale = torch.where(norms > 0, norms, torch.ones_like(norms))
         gram, dense = problem.gram / scale[:, None] / scale, problem.weight * scale
