@@ -91,10 +91,14 @@ def measured(model: nn.Module, goals: Mapping[str, "Written"] | None = None) -> 
 
 
 @contextmanager
-def observed(model: nn.Module) -> Iterator[dict[str, "Written"]]:
+def observed(model: nn.Module, runs: int = 1) -> Iterator[dict[str, "Written"]]:
     """After it, the mapping says what each batch norm of a model in eval mode has read, and made of it, by its path.
 
-    Batch norms that ran several times are left out: what each run wrote is not known apart.
+    Batch norms that run several times in a run of the model are left out: what each wrote is not known apart.
+
+    Args:
+        model: Whose batch norms.
+        runs: How often the model runs meanwhile.
     """
     norms = {path: norm for path, norm in model.named_modules() if _has_statistics(norm)}
     found = {path: _Statistics() for path in norms}
@@ -106,7 +110,7 @@ def observed(model: nn.Module) -> Iterator[dict[str, "Written"]]:
         for handle in handles:
             handle.remove()
     for path, norm in norms.items():
-        if found[path].runs == 1 and found[path].count > 1:
+        if found[path].runs == runs and found[path].count > 1:
             running = (_mean(norm).to(torch.float64), _variance(norm).to(torch.float64))
             written[path] = Written(*found[path].result(), *running, float(getattr(norm, "eps", 0.0)))
 
