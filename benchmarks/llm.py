@@ -9,6 +9,7 @@ that was ended goes on from there.
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import multiprocessing
@@ -111,6 +112,9 @@ def parse() -> argparse.Namespace:
 def prepared(options: argparse.Namespace) -> tuple[nn.Module, Tensor, Tensor]:
     """The dense model, and tokens to calibrate on and to measure on, `[sequences, length]`."""
     allow_torchvision()
+    importlib.import_module(
+        "torch._dynamo"
+    )  # as torch does the first time a model is watched: seconds that no method takes
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if not (options.model / "config.json").exists():

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 WINDOWS = 8
 """Windows of an image that a convolution is solved on, for each of its inputs; and so many more."""
 LEAST_ROWS = 4096
+CACHED = 256
+"""Rows that are squared at a time."""
 LIVE = 3
 """About how many times the largest input and output of a layer are alive at once."""
 
@@ -114,7 +116,7 @@ class Job:
         for x in read:
             rows = layer.read(x, at_most)
             rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-            more = rows.mT @ rows if self.procedure.needs_gram else rows.square().sum(1)
+            more = rows.mT @ rows if self.procedure.needs_gram else _squares(rows)
             total = more if total is None else total.add_(more)
             count += rows.shape[1]
         if total is None or not count:
@@ -184,6 +186,12 @@ class Job:
         report = LayerReport(layer.name, layer.shape, int((~kept).sum()), error)
         logger.info("%s: %s", layer.name, "solved" if error is None else f"relative error {error:.2e}")
         return Entry(weight, stays, (*(() if entry is None else entry.reports), report))
+
+
+def _squares(rows: Tensor) -> Tensor:
+    """The sum of the squares of each column, `[groups, in]`, by parts that a processor's cache can hold."""
+    parts = [part.square().sum(1) for part in torch.split(rows, CACHED, dim=1)]
+    return torch.stack(parts).sum(0)
 
 
 def affordable(pieces: Sequence[Inputs], found: Survey, memory: int) -> list[Inputs]:

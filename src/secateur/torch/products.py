@@ -79,14 +79,14 @@ class Product:
     def read(self, x: Tensor, at_most: int | None = None) -> Tensor:
         """What the product reads of its input: `[groups, rows, features]`, at most so many rows, spread evenly."""
         if self.window is None:
-            return x[spread(x.shape[0], at_most).to(x.device)][None]
+            return _rows(x, at_most)[None]
         rows = self.window.rows(x, at_most)
         return rows.reshape(rows.shape[0], self.groups, -1).transpose(0, 1)
 
     def written(self, y: Tensor, at_most: int | None = None) -> Tensor:
         """What the product writes for the same rows: `[groups, rows, out]`."""
         if self.window is None:
-            return y[spread(y.shape[0], at_most).to(y.device)][None]
+            return _rows(y, at_most)[None]
         rows = pixels(y, at_most)
         return rows.reshape(rows.shape[0], self.groups, -1).transpose(0, 1)
 
@@ -95,6 +95,11 @@ class Product:
         part = weight.narrow(self.out_dim, self.start, self.size)
         part = part if self.stack is None else part[self.stack]
         return part if self.in_dim > self.out_dim else part.T
+
+
+def _rows(x: Tensor, at_most: int | None) -> Tensor:
+    """At most so many rows, spread evenly."""
+    return x if at_most is None or len(x) <= at_most else x[spread(len(x), at_most).to(x.device)]
 
 
 class Visit(Protocol):
