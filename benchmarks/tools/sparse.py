@@ -18,9 +18,6 @@ from torch.nn.utils import prune
 
 import secateur as sc
 
-EPOCHS = 4
-"""Of the training in which, or after which, weights go."""
-
 RAMP = 0.75
 """The share of the training after which nothing goes any more."""
 
@@ -40,6 +37,7 @@ class Job:
         training: What `FineTune` trains on, anew each time it is iterated.
         steps: How many batches all epochs have.
         sparsity: The share that goes.
+        epochs: Of the training in which, or after which, weights go.
         seed: Of the order of the images.
     """
 
@@ -48,11 +46,12 @@ class Job:
     training: Any
     steps: int
     sparsity: float
+    epochs: int
     seed: int
 
     def fit(self, model: nn.Module, progress: Any = None) -> nn.Module:
         """The training, the same for all."""
-        return sc.recover.FineTune(EPOCHS, seed=self.seed)(model, self.training, progress=progress)
+        return sc.recover.FineTune(self.epochs, seed=self.seed)(model, self.training, progress=progress)
 
 
 Method = Callable[[Job], nn.Module]
