@@ -5,6 +5,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -65,19 +66,24 @@ class Job:
             layer = self.todo.pop(product)
             self._settled(layer, partial(self._white, layer))
 
-    def in_sequence(self, pieces: Sequence[Inputs], repeated: Collection[Product]) -> None:
-        """One run, in which each layer becomes sparse when it is its turn; those that run several times are left."""
+    def in_sequence(self, pieces: Sequence[Inputs], repeated: Collection[Product], room: Path | None) -> None:
+        """One run, in which each layer becomes sparse when it is its turn; those that run several times are left.
+
+        Args:
+            pieces: The data.
+            repeated: The products that run several times.
+            room: A folder for activations that do not fit in memory; None = they do.
+        """
 
         def change(product: Product, read: Mapping[int, Tensor]) -> Tensor:
             layer = self.todo.pop(product)
-            return self._settled(
-                layer, lambda: self._moments(layer, [real_rows(pieces[number], x) for number, x in read.items()])
-            )
+            rows = (real_rows(pieces[number], x) for number, x in read.items())
+            return self._settled(layer, lambda: self._moments(layer, rows, len(read)))
 
         order = [product for product in self.todo if product not in repeated]
         self.copies = [evaluation_copy(self.model) for _ in pieces]
         with undisturbed(self.running):
-            side_by_side(self.copies, pieces, order, change)
+            side_by_side(self.copies, pieces, order, change, room=room)
         self.copies = []
         self._settle_unread([product for product in order if product in self.todo])
 
@@ -109,9 +115,9 @@ class Job:
         reports = tuple(self.reports[layer.name] for layer in self.layers)
         return SparseResult(self.model, WeightPlan(masks), reports, samples, self.procedure.rounding)
 
-    def _moments(self, layer: Layer, read: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """E[x^2] and E[x x^T] of what a layer reads: `[groups, in]`, `[groups, in, in]`."""
-        at_most = None if layer.product.window is None else max(LEAST_ROWS, WINDOWS * layer.shape[2]) // len(read) + 1
+    def _moments(self, layer: Layer, read: Iterable[Tensor], parts: int) -> tuple[Tensor, Tensor | None]:
+        """E[x^2] and E[x x^T] of what a layer reads, in so many parts: `[groups, in]`, `[groups, in, in]`."""
+        at_most = None if layer.product.window is None else max(LEAST_ROWS, WINDOWS * layer.shape[2]) // parts + 1
         total, count = None, 0
         for x in read:
             rows = layer.read(x, at_most)
@@ -194,17 +200,26 @@ def _squares(rows: Tensor) -> Tensor:
     return torch.stack(parts).sum(0)
 
 
-def affordable(pieces: Sequence[Inputs], found: Survey, memory: int) -> list[Inputs]:
-    """As many samples as the memory is enough for, in pieces that are small enough to work on."""
+def arranged(pieces: Sequence[Inputs], found: Survey, memory: int, *, spills: bool) -> tuple[list[Inputs], bool]:
+    """The data in pieces that are small enough to work on, and whether all of them fit in memory while they wait.
+
+    Args:
+        pieces: The data.
+        found: How much a sample takes.
+        memory: Bytes, half of them for what waits, half for what works.
+        spills: Whether what does not fit can go to the disk; if not, as many samples are taken as fit.
+    """
     most, step = (max(1, memory // (2 * LIVE * size)) for size in (found.waiting, found.working))
-    taken, left = [], most
+    total = sum(map(batch_size, pieces))
+    left = total if spills else min(total, most)
+    if left < total:
+        logger.info("%d samples of %d are used; for more, the memory would have to be larger", left, total)
+    taken = []
     for piece in pieces:
         for start in range(0, min(batch_size(piece), left), step):
             taken.append(part(piece, None, start, min(start + step, batch_size(piece), start + left))[0])
             left -= batch_size(taken[-1])
-    if left <= 0:
-        logger.info("%d samples are used; for more, the memory would have to be larger", most)
-    return taken
+    return taken, total <= most
 
 
 def identity(

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from tempfile import gettempdir
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from secateur.errors import DataError, ModelError, PlanError
 from secateur.sparse.allocation import Allocation, Cutoff, even
 from secateur.sparse.alone import EachAlone
 from secateur.sparse.amounts import Sparsity, check_amount, check_fit, counts_of
-from secateur.sparse.job import Job, Progress, affordable, identity
+from secateur.sparse.job import Job, Progress, arranged, identity
 from secateur.sparse.journal import Journal
 from secateur.sparse.layers import Layer, survey
 from secateur.sparse.patterns import Pattern, Unstructured
@@ -67,10 +68,11 @@ def sparsify(
             sparse before all others, by a score of their weights alone (E[x^2] is 1), and no solver changes what is left.
         in_sequence: Solve each layer on what the model gives it in which the layers before are sparse already. Otherwise all are
             solved on what the dense model gives them.
-        samples: How many samples to use, > 0. In sequence fewer are used where the memory is too small for what they all read;
-            the result says how many.
+        samples: How many samples to use, > 0. In sequence, on other devices than the CPU, fewer are used where the memory is too
+            small for what they all read; the result says how many.
         memory: About how many bytes of activations may be kept, in sequence; half of them while layers wait for each other, half
-            while operators work. And of Gram matrices that an allocation measures with.
+            while operators work. On the CPU, activations that do not fit wait in files without a name, in the folder of the
+            journal, or where the system has its temporary files. And of Gram matrices that an allocation measures with.
         journal: A folder that gets each weight as soon as it is solved. A job that was killed goes on where it stopped when it
             is started again as it was, and comes to the same bytes. The weights of the result are then mapped from these files,
             matrices that did not change are the model's own (train neither in place), and one layer with its Gram matrix is in
@@ -84,7 +86,8 @@ def sparsify(
         ArtefactError: The journal has the work of another job, or is damaged.
         BudgetError: A sparsity is missing, out of range, or not the pattern's; or an allocation does not go with the pattern, or
             lets everything go.
-        DataError: There are no data, they do not fit the model, or activations are not finite; names the layer.
+        DataError: There are no data, they do not fit the model, or activations are not finite; names the layer. Or activations
+            fit neither in memory nor on the disk.
         ModelError: Weights are not finite.
         PlanError: The pattern does not fit a weight, a name pattern fits nothing, a solver does not know the pattern, or a score
             scores no single weights.
@@ -115,8 +118,11 @@ def sparsify(
     scores = cache(lambda: _scores(small, layers, procedure, pieces))
     alone = EachAlone(small, layers, pieces, procedure.on_moments, memory)
     counts = counts_of(layers, pattern, sparsity, allocation, scores, alone)
+    room = None
     if in_sequence:
-        pieces = affordable(pieces, found, memory)
+        on_cpu = all(tensor.device.type == "cpu" for tensor in small.parameters())
+        pieces, fits = arranged(pieces, found, memory, spills=on_cpu)
+        room = None if fits or not on_cpu else Path(journal or gettempdir())
     book = (
         None
         if journal is None
@@ -125,7 +131,7 @@ def sparsify(
     job = Job(small, layers, counts, procedure, book, progress)
     job.by_weights(found.included)
     if in_sequence:
-        job.in_sequence(pieces, found.repeated)
+        job.in_sequence(pieces, found.repeated, room)
     job.from_moments(pieces)
     return job.result(sum(map(batch_size, pieces)))
 

@@ -5,8 +5,9 @@ data of which only a piece is worked on at a time.
 """
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from pathlib import Path
 from threading import Semaphore, Thread
 from typing import Any, TypeVar
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from secateur.torch.batches import run
 from secateur.torch.capture import Inputs
 from secateur.torch.products import WatchProducts
+from secateur.torch.spill import Spill
 
 Place = TypeVar("Place", bound=Hashable)
 Change = Callable[[Place, Mapping[int, Any]], Tensor | None]
@@ -33,6 +35,7 @@ def side_by_side(
     places: Sequence[Place],
     change: Change[Place],
     watch: Callable[[nn.Module, Any], AbstractContextManager[Any]] = WatchProducts,
+    room: Path | None = None,
 ) -> None:
     """Run a model on all pieces, in step.
 
@@ -46,13 +49,14 @@ def side_by_side(
             take different ways: who does not come to one is waited for no longer once all wait at later ones.
         change: Called once at each place. After the last of them nothing more is computed.
         watch: Shows places of a model to a visitor while it runs.
+        room: A folder for what runs have in memory while they wait, if that is on the CPU; None = it stays in memory.
 
     Raises:
-        DataError: A piece does not fit the model.
+        DataError: A piece does not fit the model, or the folder is full.
     """
     left = {place: number for number, place in enumerate(places)}
     runs = [
-        _Run(partial(run, model, piece), partial(watch, model), left)
+        _Run(partial(run, model, piece), partial(watch, model), left, None if room is None else Spill(room))
         for model, piece in zip(models, pieces, strict=True)
     ]
     try:
@@ -108,9 +112,10 @@ class _Run:
         work: Callable[[], object],
         watch: Callable[[Visit], AbstractContextManager[Any]],
         stops: Collection[Hashable],
+        spill: Spill | None,
     ) -> None:
         self.at: tuple[Any, Any] | None = None
-        self._all, self._watch, self._stops = work, watch, stops
+        self._all, self._watch, self._stops, self._spill = work, watch, stops, spill
         self._weight: Tensor | None = None
         self._error: BaseException | None = None
         self._ended = False
@@ -135,7 +140,7 @@ class _Run:
     def _work(self) -> None:
         try:
             self._wait()
-            with torch.no_grad(), self._watch(self._visit):
+            with torch.no_grad(), self._spill or nullcontext(), self._watch(self._visit):
                 self._all()
         except _EndedError:
             pass
@@ -150,6 +155,8 @@ class _Run:
             return run()
         self.at = place, x
         del x
+        if self._spill is not None:
+            self._spill.spill()
         self._stands.release()
         self._wait()
         weight, self._weight = self._weight, None
