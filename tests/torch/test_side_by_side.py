@@ -101,3 +101,16 @@ def test_an_error_in_what_changes_ends_all_pieces() -> None:
     with pytest.raises(KeyboardInterrupt):
         side_by_side([model] * 3, [torch.randn(2, 3)] * 3, products_of(model, torch.randn(1, 3)), change)
     assert threading.active_count() == before
+
+
+def test_nothing_is_computed_behind_the_last_place() -> None:
+    """Logits of a language model take more memory than all that is before them."""
+    model, ran = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2)), []
+    model[1].register_forward_hook(lambda *_: ran.append(1))
+    pieces = list(torch.randn(4, 3).split(2))
+    first, last = products_of(model, pieces[0])
+    ran.clear()
+    side_by_side([model] * 2, pieces, [first], lambda *_: None)
+    assert not ran
+    side_by_side([model] * 2, pieces, [first, last], lambda *_: None)
+    assert len(ran) == 2

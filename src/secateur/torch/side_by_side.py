@@ -62,11 +62,13 @@ def side_by_side(
     try:
         for each in runs:
             each.go_on()
-        while waiting := {number: each.at[0] for number, each in enumerate(runs) if each.at is not None and left}:
+        while waiting := {number: each.at[0] for number, each in enumerate(runs) if each.at is not None}:
             place = min(waiting.values(), key=left.__getitem__)
             here = [number for number, other in waiting.items() if other == place]
             weight = change(place, {number: each.at[1] for number in here if (each := runs[number]).at is not None})
             del left[place]
+            if not left:
+                break
             for number in here:
                 runs[number].go_on(weight)
     finally:
