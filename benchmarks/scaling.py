@@ -226,10 +226,9 @@ def report(
         ],
         "rows": [[record[name] for name in names] for record in records],
         "notes": [
-            f"Decoders with random weights of 16 bits, which are mapped from a file, on up to {options.tokens} tokens in "
-            "sequences of 256, as many as fit into 256 MiB of activations. CPU seconds, one thread, one run each; load of the "
-            "machine "
-            f"{min(r['load'] for r in records)} to {max(r['load'] for r in records)}.",
+            f"Decoders with random weights of 16 bits, which are mapped from a file, on {options.tokens} tokens in sequences of "
+            "256; activations that do not fit into 256 MiB wait on the disk. CPU seconds, one thread, one run each; load of the "
+            f"machine {min(r['load'] for r in records)} to {max(r['load'] for r in records)}.",
             "One run: the dense model on the same sequences. All: everything, that run included.",
             "Peak: memory of the process beyond what it had before, without pages that are mapped from files.",
             "SparseGPT spends "
