@@ -46,7 +46,7 @@ class Pattern(Protocol):
         """Let the `count` units with the lowest scores go.
 
         Args:
-            scores: `[rows, columns]`.
+            scores: `[rows, columns]`; -inf for what is zero already, which has nothing left to lose.
             count: How many units go.
 
         Returns:
@@ -200,7 +200,7 @@ class Block:
 
     def choose(self, scores: Tensor, count: int) -> Tensor:
         """See `Pattern`."""
-        blocks = self.units(scores)
+        blocks = self.units(scores.masked_fill(scores == -torch.inf, 0))
         stays = _all_but_lowest(blocks.reshape(1, -1), count).view(blocks.shape)
         whole = stays.repeat_interleave(self.rows, 0).repeat_interleave(self.columns, 1)
         return whole[: scores.shape[0], : scores.shape[1]]

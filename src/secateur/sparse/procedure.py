@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from secateur.errors import DataError
 from secateur.sparse.layers import Layer
-from secateur.sparse.patterns import Block, Pattern
+from secateur.sparse.patterns import Pattern
 from secateur.sparse.problem import Problem, Solved, Solver, keep, output_error
 from secateur.sparse.rounding import Rounding
 from secateur.torch import scores as criteria
@@ -56,7 +56,7 @@ class Procedure:
         Returns:
             The sparse weight, what stays of it, and the relative error where there is a Gram matrix.
         """
-        scores = scored(self.worth, layer, dense, power, self.pattern)
+        scores = scored(self.worth, layer, dense, power)
         weights, masks, lost, whole = [], [], 0.0, 0.0
         for g, count in enumerate(counts):
             stays = self.pattern.choose(scores[g], count)
@@ -90,8 +90,8 @@ class Procedure:
         return found
 
 
-def scored(worth: Worth, layer: Layer, weights: Tensor, power: Tensor | None, pattern: Pattern) -> Tensor:
-    """The scores of a layer, `[groups, out, in]`; what is zero already goes first, and counts nothing in a block.
+def scored(worth: Worth, layer: Layer, weights: Tensor, power: Tensor | None) -> Tensor:
+    """The scores of a layer, `[groups, out, in]`; -inf for what is zero already.
 
     Where nothing is known of what it reads, E[x^2] is 1 for all inputs.
     """
@@ -100,7 +100,7 @@ def scored(worth: Worth, layer: Layer, weights: Tensor, power: Tensor | None, pa
     else:
         powers = weights.new_ones(len(weights), weights.shape[2]) if power is None else power
         scores = torch.stack([worth.of_weight(*each) for each in zip(weights, powers, strict=True)])
-    return scores.masked_fill(weights == 0, 0 if isinstance(pattern, Block) else -torch.inf)
+    return scores.masked_fill(weights == 0, -torch.inf)
 
 
 def of_model(

@@ -156,7 +156,7 @@ def _scores(
     state, found = state_of(model), {}
     for layer in layers:
         weights = layer.matrices(state[layer.product.tensor].detach()).float()
-        found[layer.product] = scored(worth, layer, weights, powers.get(layer.product), procedure.pattern)
+        found[layer.product] = scored(worth, layer, weights, powers.get(layer.product))
     return found
 
 
