@@ -120,12 +120,13 @@ def test_other_weights_are_refused(model: nn.Module, tmp_path: Path) -> None:
             parameter[0] -= 1
 
 
-@pytest.mark.parametrize("damage", ["cut", "nonsense", "empty"])
+@pytest.mark.parametrize("damage", ["cut", "nonsense", "empty", "one byte"])
 def test_a_damaged_file_is_refused_by_name(model: nn.Module, tmp_path: Path, damage: str) -> None:
     run(model, tmp_path)
     place = tmp_path / "twice.weight.safetensors"
     content = place.read_bytes()
-    place.write_bytes({"cut": content[:-8], "nonsense": b"x" * len(content), "empty": b""}[damage])
+    changed = content[:-1] + bytes([content[-1] ^ 1])
+    place.write_bytes({"cut": content[:-8], "nonsense": b"x" * len(content), "empty": b"", "one byte": changed}[damage])
     with pytest.raises(ArtefactError, match=r"twice\.weight\.safetensors is damaged"):
         run(model, tmp_path)
 

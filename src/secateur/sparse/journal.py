@@ -69,9 +69,13 @@ class Journal:
         path = self._path(name)
         if not path.exists():
             return None
-        stored, entry = self._read(path)
-        if stored != digest(dense) or entry.weight.shape != dense.shape or entry.weight.dtype != dense.dtype:
+        told, entry = self._read(path)
+        if told.get("dense") != digest(dense) or entry.weight.shape != dense.shape or entry.weight.dtype != dense.dtype:
             raise ArtefactError(f"{path} was made from other weights than this model has; remove {self.folder}")
+        if told.get("weight") != digest(entry.weight) or told.get("stays") != digest(entry.stays):
+            raise ArtefactError(
+                f"{path} is damaged (other bytes than were written); remove it, and the layer is solved again"
+            )
         return entry
 
     def add(self, name: str, dense: Tensor, entry: Entry) -> Entry:
@@ -85,7 +89,8 @@ class Journal:
             "weight": entry.weight.detach().cpu().contiguous(),
             "stays": torch.from_numpy(np.packbits(entry.stays.cpu().numpy())),
         }
-        told = {"dense": digest(dense), "reports": json.dumps([asdict(report) for report in entry.reports])}
+        digests = {"dense": digest(dense), "weight": digest(entry.weight), "stays": digest(entry.stays)}
+        told = digests | {"reports": json.dumps([asdict(report) for report in entry.reports])}
         _write(path, lambda new: save_file(tensors, new, told))
         return self._read(path)[1]
 
@@ -100,7 +105,7 @@ class Journal:
     def _path(self, name: str) -> Path:
         return self.folder / f"{quote(name, safe='')}.safetensors"
 
-    def _read(self, path: Path) -> tuple[str, Entry]:
+    def _read(self, path: Path) -> tuple[dict[str, str], Entry]:
         try:
             with safe_open(path, framework="pt") as file:
                 told = file.metadata() or {}
@@ -110,7 +115,7 @@ class Journal:
             reports = tuple(
                 LayerReport(**(report | {"shape": tuple(report["shape"])})) for report in json.loads(told["reports"])
             )
-            return told["dense"], Entry(weight, stays, reports)
+            return told, Entry(weight, stays, reports)
         except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
             raise ArtefactError(
                 f"{path} is damaged ({type(error).__name__}: {error}); remove it, and the layer is solved again"
