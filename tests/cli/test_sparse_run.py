@@ -78,6 +78,21 @@ def test_a_folder_becomes_a_sparse_one(language: Path, secateur: Command) -> Non
     assert not (language / "out" / LAYERS).exists()
 
 
+def test_blocks_come_nearer_to_the_dense_ones(language: Path, secateur: Command) -> None:
+    found = []
+    for name, more in (("out", ""), ("nearer", "[reconstruct]\nepochs = 20\nlearning_rate = 1e-2\n")):
+        (language / "job.toml").write_text(JOB.replace('"out"', f'"{name}"') + more)
+        ended = secateur("sparsify", "job.toml", "--json")
+        assert ended.code == 0, ended.err
+        found.append({row["name"]: row["pruned"] for row in json.loads(ended.out)["comparison"]}["divergence"])
+    assert found[1] < 0.7 * found[0]
+    before, after = loaded(language / "out"), loaded(language / "nearer")
+    for name, parameter in after.named_parameters():
+        assert not parameter[before.get_parameter(name) == 0].any()
+    assert "20 epochs" in RunRecord.read(language / "nearer" / "report.json").notes[1]
+    assert loaded(language / "model").lm_head.weight.equal(after.lm_head.weight)
+
+
 def test_a_killed_job_goes_on(language: Path, secateur: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     from secateur.cli import sparse_run
 

@@ -134,6 +134,13 @@ class Job(Work):
     seed: int = 0
 
 
+class Reconstruction(_Table):
+    """`[reconstruct]`: how blocks are trained to give what the dense model's give."""
+
+    epochs: int = Field(default=3, ge=1)
+    learning_rate: float = Field(default=3e-4, gt=0, allow_inf_nan=False)
+
+
 class SparseJob(Work, Sparsification):
     """A job of `secateur sparsify`: what else it says stands above its tables."""
 
@@ -143,6 +150,7 @@ class SparseJob(Work, Sparsification):
     evaluate: str | None = None
     length: int = Field(default=512, ge=2)
     evaluate_samples: int = Field(default=64, ge=1)
+    reconstruct: Reconstruction | None = None
 
 
 JobKind = TypeVar("JobKind", bound=Work)

@@ -6,21 +6,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 import secateur as sc
 from secateur import account, report
 from secateur.cli import choices, libraries
-from secateur.cli.job import JobFile, SparseJob
+from secateur.cli.job import JobFile, Reconstruction, SparseJob
 from secateur.cli.output import claim
 from secateur.cli.progress import Stages
 from secateur.cli.run import Outcome
 from secateur.errors import ArtefactError, DataError, ModelError
 from secateur.language import Fidelity, fidelity, read_text, sequences
 from secateur.report import Reproduction, Row, RunRecord
+from secateur.report.quantity import quantity
 
 LAYERS = "layers"
 """The folder of the output that has what is solved already, while the job runs."""
+
+TOGETHER = 4
+"""Sequences of a step of training."""
 
 LARGEST_FILE = "2GB"
 """Of the weights, so that little has to be in memory while they are written."""
@@ -55,6 +60,8 @@ def run_sparse_job(file: JobFile[SparseJob], stages: Stages) -> Outcome:
             progress=partial(_shown, stages),
             **chosen,
         )
+        if job.reconstruct is not None:
+            _reconstruct(job.reconstruct, model, result, calibration, stages)
         found = None
         if test is not None:
             found = fidelity(result.model, model, test, progress=lambda done, total: stages("evaluate", done, total))
@@ -107,6 +114,28 @@ def _shown(stages: Stages, layer: str, done: int, total: int) -> None:
     stages("sparsify", done, total)
 
 
+def _reconstruct(
+    how: Reconstruction, model: nn.Module, result: sc.SparseResult, calibration: Tensor, stages: Stages
+) -> None:
+    """Train block by block, on the sequences that layers were solved on."""
+    for parameter in result.model.parameters():  # which are mapped from files, or the dense model's own
+        parameter.data = parameter.detach().clone()
+    fit = sc.recover.FineTune(
+        epochs=how.epochs, optimizer=torch.optim.AdamW, learning_rate=how.learning_rate, weight_decay=0.0
+    )
+    blocks = 0
+
+    def shown(step: sc.recover.Step) -> None:
+        nonlocal blocks
+        blocks += step.step == 1
+        stages.note(f"block {blocks}, off by {quantity(100 * step.loss, '%')}")
+
+    batches = [{"input_ids": ids} for ids in torch.split(calibration, TOGETHER)]
+    with stages.stage("reconstruct"), sc.train.masked(result.model, result.plan):
+        sc.recover.Reconstruct(fit=fit, samples=len(calibration))(result.model, batches, model, shown)
+        stages.note(f"{blocks} blocks")
+
+
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     """The model as `from_pretrained` reads it."""
     try:
@@ -152,6 +181,10 @@ def _rows(found: Fidelity | None) -> list[Row]:
 
 def _notes(job: SparseJob, result: sc.SparseResult, found: Fidelity | None) -> tuple[str, ...]:
     notes = [f"Solved on {result.samples} sequences of {job.length} tokens."]
+    if job.reconstruct is not None:
+        notes.append(
+            f"Then every block was trained on them for {job.reconstruct.epochs} epochs; errors are those before."
+        )
     if found is not None:
         notes.append(
             f"Compared on {found.sequences} sequences of {found.length} tokens; perplexities of other lengths are other numbers."
