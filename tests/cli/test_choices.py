@@ -43,6 +43,14 @@ def test_options_reach_the_object() -> None:
     assert allocator == sc.allocate.Global(Budget(macs=0.5), floor=0.25, normalise=normalise.maximum)
 
 
+def test_what_takes_over_is_named_too() -> None:
+    assert prepare("score", Choice(name="energy", otherwise="magnitude"))() == sc.scores.Energy(
+        otherwise=sc.scores.Magnitude()
+    )
+    with pytest.raises(JobError, match="did you mean 'magnitude'"):
+        prepare("score", Choice(name="router-weighted", otherwise="magnitud"))
+
+
 @pytest.mark.parametrize(
     ("choice", "message"),
     [

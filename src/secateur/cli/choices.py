@@ -23,6 +23,7 @@ NAMES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "taylor": sc.scores.Taylor,
         "fisher": sc.scores.Fisher,
         "energy": sc.scores.Energy,
+        "router-weighted": sc.scores.RouterWeighted,
         "batch-norm-scale": sc.scores.BatchNormScale,
         "random": sc.scores.Random,
     },
@@ -89,6 +90,9 @@ NAMES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
 ELSEWHERE = ("budget", "exclude", "multiple_of")
 """Arguments that a job gives as keys of their own, not as options."""
 
+OTHERWISE = "otherwise"
+"""The option that is an object of the same kind: what takes over where this one has nothing to say."""
+
 
 def choose(key: str, name: str) -> Callable[..., Any]:
     """What a name stands for.
@@ -115,6 +119,8 @@ def prepare(key: str, choice: Choice) -> Callable[..., Any]:
             raise JobError(f"{key}: {choice.name!r} has no option {option!r}{takes}")
         if option in NAMES:  # an option that is itself a choice
             options[option] = choose(option, value)
+        elif option == OTHERWISE:
+            options[option] = choose(key, value)()
     return partial(chosen, **options)
 
 

@@ -4,6 +4,7 @@ from secateur.torch.scores.batchnorm import BatchNormScale
 from secateur.torch.scores.energy import Energy
 from secateur.torch.scores.flow import GraSP, SynFlow
 from secateur.torch.scores.gradient import Fisher, Taylor
+from secateur.torch.scores.mixture import RouterWeighted
 from secateur.torch.scores.movement import Movement
 from secateur.torch.scores.normalised import Normalised
 from secateur.torch.scores.score import Magnitude, Random, Score
@@ -23,6 +24,7 @@ __all__ = [
     "Movement",
     "Normalised",
     "Random",
+    "RouterWeighted",
     "Score",
     "SignalToNoise",
     "SynFlow",
