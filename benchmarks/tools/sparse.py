@@ -101,6 +101,26 @@ def secateur_at_once(job: Job, *, trained: bool = False, **choices: Any) -> nn.M
     return result.model
 
 
+def secateur_alps(job: Job, *, blocks: bool = False) -> nn.Module:
+    """`ALPS`, shares by the layers' shapes; then batch norms, or every residual block trained towards the dense one."""
+    result = sc.sparsify(
+        job.dense,
+        job.calibration,
+        sparsity=job.sparsity,
+        pattern=sc.patterns.Unstructured("tensor"),
+        solver=sc.solvers.ALPS(),
+        allocation=sc.sparse.allocation.erdos_renyi,
+        samples=10**6,
+    )
+    if not blocks:
+        return sc.recover.MatchNorms()(result.model, job.calibration, job.dense)
+    images = [part for pixels, _ in job.calibration for part in pixels.split(64)]
+    names = [name for name, module in job.dense.named_modules() if type(module).__name__.endswith("Block")]
+    fit = sc.recover.FineTune(epochs=20, optimizer=torch.optim.AdamW, learning_rate=1e-3, weight_decay=0.0)
+    with sc.train.masked(result.model, result.plan):
+        return sc.recover.Reconstruct(names, fit, samples=10**6)(result.model, images, job.dense)
+
+
 def secateur_gradual(job: Job, pattern: sc.patterns.Pattern) -> nn.Module:
     """`Gradual`, while the training runs."""
     model = deepcopy(job.dense)
@@ -138,6 +158,10 @@ METHODS: Mapping[str, Row] = {
     ),
     "wanda, refit": Row(
         "secateur", "Wanda, global", "refit, batch norms", False, partial(secateur_at_once, score=WANDA)
+    ),
+    "alps": Row("secateur", "ALPS, by layer (ERK)", "ALPS, batch norms", False, secateur_alps),
+    "alps, blocks": Row(
+        "secateur", "ALPS, by layer (ERK)", "ALPS, blocks without labels", False, partial(secateur_alps, blocks=True)
     ),
     "torch, trained": Row("torch.nn.utils.prune", "magnitude, global", "-", True, partial(torch_global, trained=True)),
     "magnitude, refit, trained": Row(
