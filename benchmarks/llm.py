@@ -98,7 +98,7 @@ def parse() -> argparse.Namespace:
         "--methods", nargs="+", choices=(*METHODS, *TEXTBOOK), default=(*METHODS, *TEXTBOOK), metavar="NAME"
     )
     parser.add_argument("--points", nargs="+", choices=PATTERNS, default=list(PATTERNS), metavar="NAME")
-    parser.add_argument("--length", type=int, default=512, help="tokens of a sequence")
+    parser.add_argument("--length", type=int, default=256, help="tokens of a sequence")
     parser.add_argument("--calibration", type=int, default=32, help="sequences")
     parser.add_argument("--test", type=int, default=32, help="sequences")
     parser.add_argument(
@@ -225,11 +225,12 @@ def report(
         (record for record in records if "failed" not in record),
         key=lambda record: (list(PATTERNS).index(record["point"]), record["perplexity"]),
     )
+    loads = [record["load"] for record in ordered]
     names = ("point", "method", "perplexity", "kl", "same", "zeros", "seconds", "peak_mb")
     return {
         "title": "A language model made sparse",
         "command": "python benchmarks/llm.py --data DIR",
-        "machine": machine(),
+        "machine": f"{machine()}; one thread; load {min(loads)} to {max(loads)}",
         "columns": ["sparsity", "method", "perplexity", "KL, nats", "same first token", "zeros", "CPU s", "MiB"],
         "rows": [[record[name] for name in names] for record in ordered],
         "notes": [
