@@ -47,6 +47,8 @@ def test_what_takes_over_is_named_too() -> None:
     assert prepare("score", Choice(name="energy", otherwise="magnitude"))() == sc.scores.Energy(
         otherwise=sc.scores.Magnitude()
     )
+    chosen = prepare("score", Choice(name="energy", otherwise={"name": "magnitude", "p": 1.0}))()
+    assert chosen == sc.scores.Energy(otherwise=sc.scores.Magnitude(1.0))
     with pytest.raises(JobError, match="did you mean 'magnitude'"):
         prepare("score", Choice(name="router-weighted", otherwise="magnitud"))
 

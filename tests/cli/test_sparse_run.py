@@ -119,6 +119,7 @@ def test_a_killed_job_goes_on(language: Path, secateur: Command, monkeypatch: py
 @pytest.mark.parametrize(
     ("old", "new", "code", "message"),
     [
+        ("evaluate_samples = 4", "rounding = 'integer'\n[reconstruct]", 2, "leave one of both out"),
         ("sparsity = 0.5", "sparsity = 1.5", 4, "at least 0 and below 1"),
         ("sparsity = 0.5", "", 4, "needs a sparsity"),
         ("sparsity = 0.5", 'sparsity = 0.5\nsolver = "sparse-gpt"', 2, "did you mean 'sparsegpt'?"),

@@ -58,7 +58,7 @@ def test_more_rounds_are_never_worse() -> None:
 def test_patterns_hold_and_go_on_holding_in_training() -> None:
     model, x = network(), data()
     found = sc.factorise(
-        model, [x], rank=2, beside=Sparse(pattern=NofM(2, 4), solver=(sc.solvers.Swaps(), sc.solvers.Refit()))
+        model, [x], rank=2, beside=Sparse(pattern=NofM(2, 4), solver=[sc.solvers.Swaps(), sc.solvers.Refit()])
     )
     assert list(found.plan.stays) == ["0.sparse.weight", "2.sparse.weight"]
     assert str(found.report[0]).endswith(f"error {found.report[0].error:.2e}")
@@ -89,3 +89,11 @@ def test_what_cannot_be_is_refused() -> None:
         Sparse(0.5, pattern=Unstructured("global"))
     with pytest.raises(DataError, match="at least 1"):
         Sparse(0.5, rounds=0)
+    with pytest.raises(PlanError, match="pattern= is an object"):
+        Sparse(0.5, pattern=Unstructured)  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="solver= is an object"):
+        Sparse(0.5, solver=sc.solvers.Refit)  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match="a score of the weights alone"):
+        Sparse(0.5, score=sc.scores.Taylor())  # type: ignore[arg-type]
+    with pytest.raises(BudgetError, match="no layer gets smaller"):
+        sc.factorise(network(), [data()], rank=8, beside=Sparse(0.1))

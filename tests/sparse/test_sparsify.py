@@ -412,9 +412,12 @@ def test_embeddings_become_sparse_where_they_are_asked_for(in_sequence: bool) ->
 
 def test_what_is_included_is_a_matrix() -> None:
     model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))
-    with pytest.raises(PlanError, match=r"names '1.bias' \[8\], which is no matrix"):
+    with pytest.raises(PlanError, match=r"include=\['1'\] names no matrix"):
         sparsify(model, [torch.randn(4, 8)], sparsity=0.5, include=["1"])
+    for wrong in (None, [3]):
+        with pytest.raises(PlanError, match="include= is a list of name patterns"):
+            sparsify(model, [torch.randn(4, 8)], sparsity=0.5, include=wrong)  # type: ignore[arg-type]
     with pytest.raises(PlanError, match="include= is a list"):
         sparsify(model, [torch.randn(4, 8)], sparsity=0.5, include="0")
-    result = sparsify(model, [torch.randn(64, 8)], sparsity=0.5, include=["0.weight"])
+    result = sparsify(model, [torch.randn(64, 8)], sparsity=0.5, include=["0"])
     assert result.report[0].error is not None, "it is a layer like others"

@@ -1,5 +1,7 @@
 """What each expert adds to a token, as a router weighs it, against a computation by hand."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -117,16 +119,16 @@ def test_a_mixture_of_transformers_is_scored() -> None:
     assert all((scores[name] > 0).all() for name in names)
 
 
-class Normed(Model):
+class More(Model):
     """Does more with what experts write than to add it up, in the module that holds them."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         inner = self.mixture
 
         class Inside(Experts):
             def forward(self, x: Tensor, weights: Tensor, places: Tensor) -> Tensor:
-                return F.layer_norm(super().forward(x, weights, places), (8,))
+                return more(super().forward(x, weights, places))
 
         self.mixture = Inside(8, 6, 12)
         self.mixture.load_state_dict(inner.state_dict())
@@ -141,5 +143,6 @@ def test_what_cannot_be_scored_is_refused() -> None:
         RouterWeighted()(network)
     with pytest.raises(DataError, match="at least 1"):
         RouterWeighted(samples=0)
-    with pytest.raises(ModelError, match="'mixture' does more with what its experts write"):
-        RouterWeighted(otherwise=Magnitude())(sc.trace(Normed().eval(), x), [x])
+    for more in (lambda y: F.layer_norm(y, (8,)), torch.relu, F.leaky_relu):
+        with pytest.raises(ModelError, match="'mixture' does more with what its experts write"):
+            RouterWeighted(otherwise=Magnitude())(sc.trace(More(more).eval(), x), [x])

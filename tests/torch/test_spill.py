@@ -92,7 +92,20 @@ def test_no_room_on_the_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     spill = Spill(tmp_path)
     with spill:
         y = torch.randn(100, 300)
-    monkeypatch.setattr(tempfile, "TemporaryFile", Full)
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", Full)
     with pytest.raises(DataError, match="No space left on device; use fewer samples"):
         spill.spill()
     assert y.isfinite().all()
+
+
+def test_files_are_closed(tmp_path: Path) -> None:
+    folder = Path("/proc/self/fd")
+    if not folder.is_dir():
+        pytest.skip("the system does not tell open files")
+    before, kept = len(list(folder.iterdir())), []
+    for _ in range(20):
+        spill = Spill(tmp_path)
+        with spill:
+            kept.append(torch.randn(100, 300))
+        spill.spill()
+    assert len(list(folder.iterdir())) == before

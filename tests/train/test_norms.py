@@ -57,5 +57,11 @@ def test_without_a_dense_model_it_is_what_is_read_that_counts() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(RecoveryError, match="at least 1"):
         sc.recover.MatchNorms(samples=0)
+    with pytest.raises(RecoveryError, match="no batch norm of the teacher"):
+        sc.recover.MatchNorms()(network(), data(), nn.Sequential(nn.Conv2d(3, 8, 3)))
+    with pytest.raises(RecoveryError, match="has 8 channels, and the teacher's 3"):
+        sc.recover.MatchNorms()(network(), data(), nn.Sequential(nn.Identity(), nn.BatchNorm2d(3)))
+    with pytest.raises(DataError, match="not finite"):
+        sc.recover.MatchNorms()(network(), [torch.full((4, 3, 8, 8), torch.nan)])
     with pytest.raises(DataError, match="no data"):
         sc.recover.MatchNorms()(network(), [])

@@ -166,3 +166,69 @@ def test_what_cannot_be_is_refused() -> None:
     made_by_mask = sc.mask(dense, sc.trace(dense, data()[0]).plan({"0": [0]}))
     with pytest.raises(RecoveryError, match="compact the model first"):
         Reconstruct()(made_by_mask, data(), model)
+
+
+class Twofold(nn.Module):
+    """A block that halves what it reads: in place, or not."""
+
+    def __init__(self, in_place: bool) -> None:
+        super().__init__()
+        self.linear, self.in_place = nn.Linear(8, 8), in_place
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mul_(0.5) if self.in_place else x * 0.5
+        y: Tensor = x + self.linear(x).tanh()
+        return y
+
+
+def test_blocks_may_write_to_what_they_read() -> None:
+    found = []
+    for in_place in (True, False):
+        torch.manual_seed(0)
+        dense = nn.Sequential(nn.Linear(8, 8), Twofold(in_place), Twofold(in_place))
+        result = sparse(dense)
+        with masked(result.model, result.plan):
+            Reconstruct()(result.model, data(), dense)
+        found.append(result.model.state_dict())
+    assert all(tensor.equal(found[1][name]) for name, tensor in found[0].items())
+
+
+def test_hooks_of_a_block_run_once() -> None:
+    found = []
+    for hooked in (True, False):
+        torch.manual_seed(0)
+        dense = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+        small = copy.deepcopy(dense)
+        with torch.no_grad():
+            small[1].weight.add_(0.1)
+        inputs = data()
+        for model in (dense, small):
+            if hooked:
+                model[1].register_forward_pre_hook(lambda _, arguments: (arguments[0] * 3,))
+            else:
+                model[0].weight.data *= 3
+                model[0].bias.data *= 3
+        Reconstruct(blocks=["1"])(small, inputs, dense)
+        found.append(small[1].weight)
+    torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-3)
+
+
+def test_padding_of_an_encoder_does_not_matter() -> None:
+    torch.manual_seed(0)
+    dense = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+    batch = {"src": torch.randn(4, 5, 8), "src_key_padding_mask": torch.tensor([[False] * 3 + [True] * 2] * 4)}
+    result = sc.sparsify(dense, [batch], sparsity=0.5)
+    with masked(result.model, result.plan):
+        Reconstruct()(result.model, [batch], dense)
+
+
+def test_names_of_blocks_are_a_list_without_repetition() -> None:
+    dense = nn.Sequential(layer := nn.Linear(8, 8), nn.Tanh(), layer)
+    model = copy.deepcopy(dense)
+    with pytest.raises(PlanError, match="names one module twice"):
+        Reconstruct(blocks=["0", "2"])(model, data(), dense)
+    for wrong in ("0", []):
+        with pytest.raises(PlanError, match="is a list of names"):
+            Reconstruct(blocks=wrong)(model, data(), dense)
+    with pytest.raises(DataError, match="cannot run on what the model gives it"):
+        Reconstruct(blocks=["0"])(model, [torch.randn(4, 7)], dense)

@@ -120,7 +120,8 @@ def prepare(key: str, choice: Choice) -> Callable[..., Any]:
         if option in NAMES:  # an option that is itself a choice
             options[option] = choose(option, value)
         elif option == OTHERWISE:
-            options[option] = choose(key, value)()
+            named = Choice.model_validate({"name": value} if isinstance(value, str) else value)
+            options[option] = attempt(prepare(key, named), f"{key}.{option}")
     return partial(chosen, **options)
 
 

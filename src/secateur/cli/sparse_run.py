@@ -16,7 +16,7 @@ from secateur.cli.job import JobFile, Reconstruction, SparseJob
 from secateur.cli.output import claim
 from secateur.cli.progress import Stages
 from secateur.cli.run import Outcome
-from secateur.errors import ArtefactError, DataError, ModelError
+from secateur.errors import ArtefactError, DataError, JobError, ModelError
 from secateur.language import Fidelity, fidelity, read_text, sequences
 from secateur.report import Reproduction, Row, RunRecord
 from secateur.report.quantity import quantity
@@ -42,6 +42,10 @@ def run_sparse_job(file: JobFile[SparseJob], stages: Stages) -> Outcome:
         SecateurError: As `secateur.sparsify`, and for what the job names.
     """
     job = file.job
+    if job.reconstruct is not None and job.rounding is not None:
+        raise JobError(
+            "reconstruct: it would train weights off the numbers that rounding allows; leave one of both out"
+        )
     chosen = choices.sparsification(job)
     with claim(file) as output:
         with stages.stage("load"):

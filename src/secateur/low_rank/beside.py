@@ -1,6 +1,6 @@
 """Factors of low rank with a sparse weight beside them: `Sparse`."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -14,7 +14,7 @@ from secateur.sparse.amounts import check_fit, counts_of
 from secateur.sparse.layers import Layer
 from secateur.sparse.patterns import Pattern, Unstructured
 from secateur.sparse.problem import Solver, output_error
-from secateur.sparse.procedure import Procedure
+from secateur.sparse.procedure import Procedure, check_choices, listed
 from secateur.sparse.solvers import Refit
 from secateur.torch.products import Product
 from secateur.torch.scores import Wanda, WeightScore
@@ -33,7 +33,7 @@ class Sparse:
 
     Raises:
         DataError: There are no rounds.
-        PlanError: The pattern compares all tensors.
+        PlanError: The pattern compares all tensors, or is none; no score of weights alone, or no solver.
 
     Source:
         T. Zhou and D. Tao, "GoDec: Randomized Low-rank & Sparse Matrix Decomposition in Noisy Case", ICML 2011, with the distance
@@ -44,12 +44,18 @@ class Sparse:
     sparsity: float | Fraction | None = None
     pattern: Pattern = Unstructured()  # noqa: RUF009 - frozen
     score: WeightScore = Wanda()  # noqa: RUF009 - frozen
-    solver: Solver | tuple[Solver, ...] = Refit()  # noqa: RUF009 - frozen
+    solver: Solver | Sequence[Solver] = Refit()  # noqa: RUF009 - frozen
     rounds: int = 4
 
     def __post_init__(self) -> None:
         if type(self.rounds) is not int or self.rounds < 1:
             raise DataError(f"{self!r}: rounds is a whole number, at least 1")
+        check_choices(self.pattern, self.score)
+        listed(self.solver)
+        if not isinstance(self.score, WeightScore):
+            raise PlanError(
+                f"beside factors a score of the weights alone is asked, such as scores.Wanda(); got {self.score!r}"
+            )
         if self.pattern == Unstructured("global"):
             raise PlanError("beside factors each weight becomes sparse by itself: choose the scope 'row' or 'tensor'")
 
@@ -80,8 +86,7 @@ class Sparse:
         Returns:
             S and what stays of it, `[out, in]`; `down`, `[rank, in]`; `up`, `[out, rank]`.
         """
-        solvers = self.solver if isinstance(self.solver, tuple) else (self.solver,)
-        procedure = Procedure(self.pattern, self.score, solvers)
+        procedure = Procedure(self.pattern, self.score, listed(self.solver))
         power, low = gram.diagonal()[None], torch.zeros_like(weight)
         best, least = None, torch.inf
         for _ in range(self.rounds):

@@ -143,28 +143,33 @@ def factorise(
     counts = {} if beside is None else beside.counts(layers.values())
     spectra = {name: spectrum(weight, grams[name], damping) for name, weight in weights.items() if beside is None}
     ranks = _ranks(spectra, weights, share, rank)
-    if not any(ranks.values()):
+    parts: dict[str, tuple[Tensor | None, Tensor | None, Tensor, Tensor]] = {}
+    for name, chosen in ranks.items():
+        if chosen is not None and beside is None:
+            parts[name] = (None, None, *spectra[name].factors(chosen))
+        elif chosen is not None and beside is not None:
+            layer, weight = layers[name], weights[name]
+            found = beside(layer, weight, grams[name], counts[layer.product], chosen, damping)
+            if _cost((weight.shape[0], weight.shape[1]), chosen) + int(found[1].sum()) < weight.numel():
+                parts[name] = found
+    if not parts:
         raise BudgetError(
-            f"no layer gets smaller: of {', '.join(list(layers)[:5])} none has fewer parameters as two factors; lower the "
-            f"{'rank' if rank is not None else 'share'}"
+            f"no layer gets smaller: of {', '.join(list(layers)[:5])} none has fewer parameters in parts; lower the "
+            f"{'rank' if rank is not None else 'share'}" + (", or let more go beside" if beside is not None else "")
         )
     report, masks = [], {}
-    for name, chosen in ranks.items():
-        weight, layer = weights[name], layers[name]
-        put, stay = weight, 0
-        if chosen is not None:
-            sparse = None
-            if beside is None:
-                down, up = spectra[name].factors(chosen)
-            else:
-                sparse, stays, down, up = beside(layer, weight, grams[name], counts[layer.product], chosen, damping)
-                masks[f"{name}.sparse.weight"], stay = stays, int(stays.sum())
-            factored = _factored(linears[name], down, up, sparse)
+    for name, weight in weights.items():
+        put, kept, width = weight, 0, None
+        if name in parts:
+            sparse, stays, down, up = parts[name]
+            if stays is not None:
+                masks[f"{name}.sparse.weight"], kept = stays, int(stays.sum())
+            factored, width = _factored(linears[name], down, up, sparse), len(down)
             put = factored.weight.detach().to(weight.dtype)
             _replace(small, linears[name], factored)
         lost, whole = (output_error(other, weight, grams[name]).sum() for other in (put, torch.zeros_like(weight)))
         out, columns = weight.shape
-        report.append(FactorReport(name, (out, columns), chosen, stay, float(lost / whole) if whole else 0.0))
+        report.append(FactorReport(name, (out, columns), width, kept, float(lost / whole) if whole else 0.0))
     _check_used(small, taken[0][0], [layer.name for layer in report if layer.rank is not None])
     return LowRankResult(small, tuple(report), WeightPlan(masks))
 

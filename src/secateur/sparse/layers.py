@@ -122,8 +122,11 @@ def survey(model: nn.Module, inputs: Inputs, exclude: Sequence[str], include: Se
         elif product.tensor not in excluded:
             groups, out, columns = product.matrix(state[product.tensor].detach()).shape
             found.layers.append(Layer(product, (groups, out, columns)))
-    tables = named("include", model, include) - excluded - {layer.product.tensor for layer in found.layers}
-    found.included = [_table(name, state[name]) for name in sorted(tables)]
+    asked = {name for name in named("include", model, include) if state[name].ndim == 2}
+    if include and not asked:
+        raise PlanError(f"include={list(include)} names no matrix; name embeddings, or modules that hold them")
+    tables = asked - excluded - {layer.product.tensor for layer in found.layers}
+    found.included = [Product(name, in_dim=1, out_dim=0, start=0, size=len(state[name])) for name in sorted(tables)]
     found.layers[:0] = [Layer(product, (1, *state[product.tensor].shape)) for product in found.included]
     if not found.layers:
         raise PlanError(f"{type(model).__name__} has no weight that could become sparse; see exclude= and what it runs")
@@ -131,15 +134,6 @@ def survey(model: nn.Module, inputs: Inputs, exclude: Sequence[str], include: Se
         (sizes[each.product] for each in found.layers if each.product in sizes), default=(1, 1)
     )
     return found
-
-
-def _table(name: str, weight: Tensor) -> Product:
-    """A weight that is read otherwise than in one product, as if it were a linear layer's."""
-    if weight.ndim != 2:
-        raise PlanError(
-            f"include= names {name!r} {list(weight.shape)}, which is no matrix; name embeddings by their weights"
-        )
-    return Product(name, in_dim=1, out_dim=0, start=0, size=len(weight))
 
 
 def _whole_stacks(products: Iterable[Product], state: Mapping[str, Tensor]) -> list[Product]:
@@ -181,7 +175,7 @@ def overlap(products: Sequence[Product]) -> bool:
     return False
 
 
-def named(keyword: str, model: nn.Module, patterns: Sequence[str]) -> set[str]:
+def named(keyword: str, model: nn.Module, patterns: Sequence[str] | None) -> set[str]:
     """The parameters that patterns name, by themselves or by a module around them.
 
     Raises:
@@ -189,6 +183,8 @@ def named(keyword: str, model: nn.Module, patterns: Sequence[str]) -> set[str]:
     """
     if isinstance(patterns, str):
         raise PlanError(f"{keyword}= is a list of name patterns, such as {keyword}=[{patterns!r}]; got one text")
+    if patterns is None or not all(isinstance(pattern, str) for pattern in patterns):
+        raise PlanError(f"{keyword}= is a list of name patterns; got {patterns!r}")
     names = [name for name, _ in model.named_parameters()]
     paths = {name: [".".join(name.split(".")[:length]) for length in range(1, name.count(".") + 2)] for name in names}
     for pattern in patterns:

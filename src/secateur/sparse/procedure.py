@@ -1,12 +1,12 @@
 """How one layer becomes sparse: scores choose by a pattern what goes, and solvers make up for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import DataError
+from secateur.errors import DataError, PlanError
 from secateur.sparse.layers import Layer
 from secateur.sparse.patterns import Pattern
 from secateur.sparse.problem import Problem, Solved, Solver, keep, output_error
@@ -127,3 +127,36 @@ def ordered(layer: Layer, moments: Moments) -> tuple[Tensor, Tensor | None]:
     kind = torch.float32 if moments.gram is None else moments.gram.dtype
     gram = None if moments.gram is None else moments.gram[:, order][:, :, order]
     return moments.power[:, order].to(kind), gram
+
+
+def check_choices(pattern: object, score: object, rounding: object = None) -> None:
+    """Refuse what is no pattern, no score of weights, or no rounding.
+
+    Raises:
+        PlanError: One is not; says what it could be.
+    """
+    if isinstance(pattern, type) or not isinstance(pattern, Pattern):
+        raise PlanError(f"pattern= is an object such as secateur.patterns.NofM(2, 4); got {pattern!r}")
+    if rounding is not None:
+        _check_object(rounding, "rounding= is an object such as secateur.sparse.rounding.Integer()")
+    if isinstance(score, type) or not isinstance(score, criteria.WeightScore | criteria.ModelScore):
+        raise PlanError(
+            f"score= is an object that scores single weights, such as secateur.scores.Wanda(); got {score!r}"
+        )
+
+
+def listed(solver: Solver | Iterable[Solver]) -> list[Solver]:
+    """One solver or several, as a list; none is `keep`.
+
+    Raises:
+        PlanError: One is no solver.
+    """
+    found = list(solver) if isinstance(solver, Iterable) else [solver]
+    for one in found:
+        _check_object(one, "solver= is an object such as secateur.solvers.SparseGPT(), or several")
+    return found or [keep]
+
+
+def _check_object(value: object, wanted: str) -> None:
+    if isinstance(value, type) or not callable(value):
+        raise PlanError(f"{wanted}; got {value!r}")

@@ -8,7 +8,7 @@ from tempfile import gettempdir
 import torch
 from torch import Tensor, nn
 
-from secateur.errors import DataError, ModelError, PlanError
+from secateur.errors import DataError, ModelError
 from secateur.sparse.allocation import Allocation, Cutoff, even
 from secateur.sparse.alone import EachAlone
 from secateur.sparse.amounts import Sparsity, check_amount, check_fit, counts_of
@@ -16,8 +16,8 @@ from secateur.sparse.job import Job, Progress, arranged, identity
 from secateur.sparse.journal import Journal
 from secateur.sparse.layers import Layer, survey
 from secateur.sparse.patterns import Pattern, Unstructured
-from secateur.sparse.problem import Solver, keep
-from secateur.sparse.procedure import Procedure, of_model, ordered, scored
+from secateur.sparse.problem import Solver
+from secateur.sparse.procedure import Procedure, check_choices, listed, of_model, ordered, scored
 from secateur.sparse.result import SparseResult
 from secateur.sparse.rounding import Rounding
 from secateur.sparse.solvers import Refit
@@ -101,8 +101,8 @@ def sparsify(
     """
     pattern = Unstructured() if pattern is None else pattern
     score = criteria.Wanda() if score is None else score
-    solvers = _listed(Refit() if solver is None else solver)
-    _check_choices(pattern, score, rounding)
+    solvers = listed(Refit() if solver is None else solver)
+    check_choices(pattern, score, rounding)
     check_amount(pattern, sparsity, allocation)
     if any(type(number) is not int or number < 1 for number in (samples, memory)):
         raise DataError(f"samples and memory are whole numbers, at least 1; got {samples=}, {memory=}")
@@ -166,26 +166,3 @@ def _check_weights(model: nn.Module) -> None:
             raise ModelError(f"{name!r} is on the meta device and has no values; materialise the model first")
         if parameter.is_floating_point() and not bool(torch.isfinite(parameter.detach()).all()):
             raise ModelError(f"{name!r} has NaN or infinite values; load finite weights first")
-
-
-def _check_choices(pattern: object, score: object, rounding: object) -> None:
-    if isinstance(pattern, type) or not isinstance(pattern, Pattern):
-        raise PlanError(f"pattern= is an object such as secateur.patterns.NofM(2, 4); got {pattern!r}")
-    if rounding is not None:
-        _check_object(rounding, "rounding= is an object such as secateur.sparse.rounding.Integer()")
-    if isinstance(score, type) or not isinstance(score, criteria.WeightScore | criteria.ModelScore):
-        raise PlanError(
-            f"score= is an object that scores single weights, such as secateur.scores.Wanda(); got {score!r}"
-        )
-
-
-def _listed(solver: Solver | Iterable[Solver]) -> list[Solver]:
-    found = list(solver) if isinstance(solver, Iterable) else [solver]
-    for one in found:
-        _check_object(one, "solver= is an object such as secateur.solvers.SparseGPT(), or several")
-    return found or [keep]
-
-
-def _check_object(value: object, wanted: str) -> None:
-    if isinstance(value, type) or not callable(value):
-        raise PlanError(f"{wanted}; got {value!r}")

@@ -95,7 +95,7 @@ def watch_modules(names: Sequence[str], model: nn.Module, visit: Visit) -> Itera
             if name in own:
                 attributes[name]["forward"] = before[name]
             else:
-                del attributes[name]["forward"]
+                attributes[name].pop("forward", None)
 
 
 class _EndedError(BaseException):

@@ -1,11 +1,10 @@
 """Moves what a run of a model has in memory to the disk while the run waits."""
 
-import mmap
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -26,7 +25,8 @@ class Spill(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Knows the tensors that operators made while it was on, and moves those that are still there into a file.
 
     They stay what they are, for all that hold them, but their numbers lie in a mapping of the file, from which the system reads
-    them when they are used. The file has no name, and goes with the last of them. Tensors on other devices stay in memory.
+    them when they are used. The file loses its name at once, and goes with the last of them. Tensors on other devices stay in
+    memory.
 
     Args:
         folder: Where there is room for files.
@@ -63,9 +63,9 @@ class Spill(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _move(self, together: Sequence[Sequence[Tensor]]) -> None:
         """Move tensors, those with the same memory together."""
         try:
-            with tempfile.TemporaryFile(dir=self._folder, buffering=0) as file:
+            with tempfile.NamedTemporaryFile(dir=self._folder, buffering=0) as file:
                 starts = [_append(file, tensors[0].untyped_storage()) for tensors in together]
-                mapped = torch.frombuffer(mmap.mmap(file.fileno(), 0), dtype=torch.uint8).untyped_storage()
+                mapped = torch.from_file(file.name, True, file.tell(), dtype=torch.uint8).untyped_storage()
         except OSError as error:
             raise DataError(
                 f"activations do not fit in memory, nor in {self._folder}: {error}; use fewer samples, or allow more memory"
@@ -76,7 +76,7 @@ class Spill(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 tensor.set_(mapped, place, tensor.shape, tensor.stride())
 
 
-def _append(file: BinaryIO, storage: torch.UntypedStorage) -> int:
+def _append(file: IO[bytes], storage: torch.UntypedStorage) -> int:
     """Write the bytes of a storage at the end of a file; gives where they begin."""
     file.write(bytes(-file.tell() % ALIGNED))
     start, left = file.tell(), memoryview(torch.empty(0, dtype=torch.uint8).set_(storage).numpy().data)

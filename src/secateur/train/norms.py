@@ -1,5 +1,6 @@
 """Gives batch norms the statistics of a model whose weights have changed: `MatchNorms`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -17,6 +18,8 @@ from secateur.train.restore import evaluating
 class MatchNorms:
     """Measure the running statistics of all batch norms anew: no labels, no gradients, one run of the data.
 
+    While it is measured, each batch is normalised by its own statistics: give batches with some hundred values of each channel.
+
     With a teacher, every batch norm gets the statistics with which it writes the mean and the variance that the dense model's
     wrote; those that run several times in it stay as they are. Without one, mean 0 and variance 1, before scale and bias.
 
@@ -24,7 +27,7 @@ class MatchNorms:
         samples: How many samples to use, at least 1.
 
     Raises:
-        RecoveryError: There are no samples.
+        RecoveryError: There are no samples. When called: the teacher's batch norms are others.
         DataError: When called: no data, or data that do not fit the model.
 
     Example:
@@ -41,8 +44,8 @@ class MatchNorms:
     samples: int = 2048
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise RecoveryError(f"MatchNorms(samples={self.samples!r}): at least 1")
+        if type(self.samples) is not int or self.samples < 1:
+            raise RecoveryError(f"MatchNorms(samples={self.samples!r}): a whole number, at least 1")
 
     def __call__(
         self, model: nn.Module, data: Batches, teacher: nn.Module | None = None, progress: Progress | None = None
@@ -67,7 +70,24 @@ class MatchNorms:
             with evaluating(teacher), undisturbed(teacher), observed(teacher, len(pieces)) as goals:
                 for inputs in pieces:
                     run(teacher, inputs)
+            _check_names(model, goals)
         with evaluating(model), undisturbed(model), measured(model, goals):
             for inputs in pieces:
                 run(model, inputs)
         return model
+
+
+def _check_names(model: nn.Module, goals: Mapping[str, Written]) -> None:
+    """Refuse a teacher whose batch norms are others."""
+    norms = {name: tensor for name, tensor in model.named_buffers() if name.endswith("running_mean")}
+    both = {name: norms[f"{name}.running_mean"] for name in goals if f"{name}.running_mean" in norms}
+    if norms and not both:
+        raise RecoveryError(
+            "no batch norm of the teacher that runs once has the name of one of the model; leave it out"
+        )
+    for name, mean in both.items():
+        if len(mean) != len(goals[name].mean):
+            raise RecoveryError(
+                f"the batch norm {name!r} has {len(mean)} channels, and the teacher's {len(goals[name].mean)}; leave the teacher "
+                "out, as where channels are gone"
+            )

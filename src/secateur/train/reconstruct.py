@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.errors import DataError, PlanError, RecoveryError
-from secateur.torch.batches import Batches, take
+from secateur.torch.batches import Batches, is_out_of_memory, take
+from secateur.torch.calibrate import undisturbed
 from secateur.torch.replicate import replicate
 from secateur.torch.side_by_side import Call, side_by_side, watch_modules
 from secateur.train.check import check_model, check_teacher
@@ -62,8 +63,8 @@ class Reconstruct:
     samples: int = 128
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
-            raise RecoveryError(f"Reconstruct(samples={self.samples!r}): at least 1")
+        if type(self.samples) is not int or self.samples < 1:
+            raise RecoveryError(f"Reconstruct(samples={self.samples!r}): a whole number, at least 1")
 
     def __call__(
         self, model: nn.Module, data: Batches, teacher: nn.Module | None = None, progress: Progress | None = None
@@ -85,8 +86,10 @@ class Reconstruct:
         check_teacher(model, teacher)
         if is_masked(model):
             raise RecoveryError("reconstruction cannot hold what secateur.mask set to zero; compact the model first")
-        names = _largest(model) if self.blocks is None else list(self.blocks)
+        names = _largest(model) if self.blocks is None else _checked(self.blocks)
         blocks, dense = ({name: _module(whole, name) for name in names} for whole in (model, teacher))
+        if len(set(map(id, blocks.values()))) < len(names):
+            raise PlanError(f"blocks={names} names one module twice; name each once")
         for name, block in blocks.items():
             if not any(parameter.requires_grad for parameter in block.parameters()):
                 raise PlanError(f"the block {name!r} has no trainable parameter; leave it out of blocks=")
@@ -97,7 +100,7 @@ class Reconstruct:
 
         def mend(name: str, calls: Mapping[int, Call]) -> None:
             both = [number for number in range(len(pieces)) if number in calls and number + len(pieces) in calls]
-            targets = [_output(dense[name], calls[number + len(pieces)]) for number in both]
+            targets = [_output(name, dense[name], calls[number + len(pieces)]) for number in both]
             batches = [(torch.tensor([number]), target) for number, target in enumerate(targets)]
             if batches:
                 with torch.enable_grad():
@@ -107,7 +110,7 @@ class Reconstruct:
                 del left[name]
                 logger.info("%s: reconstructed", name)
 
-        with evaluating(model), evaluating(teacher):
+        with evaluating(model), evaluating(teacher), undisturbed(model):
             side_by_side(models, pieces * 2, names, mend, partial(watch_modules, names))
         if left:
             raise DataError(
@@ -125,8 +128,7 @@ class _Replayed(nn.Module):
         self.block, self.calls = block, calls
 
     def forward(self, number: Tensor) -> Any:
-        arguments, keywords = _copied(self.calls[int(number)])
-        return self.block(*arguments, **keywords)
+        return _again(self.block, self.calls[int(number)])
 
     def train(self, mode: bool = True) -> "_Replayed":  # noqa: ARG002
         return self
@@ -146,15 +148,24 @@ def _share(block: nn.Module, copied: nn.Module) -> None:
 
 
 @torch.no_grad()
-def _output(block: nn.Module, call: Call) -> Tensor:
+def _output(name: str, block: nn.Module, call: Call) -> Tensor:
     """What a block returns first."""
-    arguments, keywords = _copied(call)
-    return _first(block(*arguments, **keywords))
+    try:
+        return _first(_again(block, call))
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise DataError(
+            f"the block {name!r} cannot run on what the model gives it: {error}; look at the batches, and at blocks="
+        ) from error
 
 
-def _copied(value: Any) -> Any:
-    """What a block may write to, such as a cache, as it was; tensors are shared."""
-    return pytree.tree_map(lambda leaf: leaf if isinstance(leaf, Tensor) else copy.deepcopy(leaf), value)
+def _again(block: nn.Module, call: Call) -> Any:
+    """Run a block on copies of what it was called with, since it may write to them; hooks before it have run already."""
+    arguments, keywords = pytree.tree_map(
+        lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else copy.deepcopy(leaf), call
+    )
+    return block.forward(*arguments, **keywords)
 
 
 def _distance(output: Any, target: Tensor) -> Tensor:
@@ -188,6 +199,12 @@ def _largest(model: nn.Module) -> list[str]:
     if not names:
         raise PlanError(f"{type(model).__name__} has no list of blocks to go through; name modules in blocks=")
     return names
+
+
+def _checked(blocks: Sequence[str]) -> list[str]:
+    if isinstance(blocks, str) or not blocks:
+        raise PlanError(f"blocks= is a list of names of modules, such as ['layers.0', 'layers.1']; got {blocks!r}")
+    return list(blocks)
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:

@@ -1,5 +1,6 @@
 """Batch norms whose running statistics are measured anew, or moved so that they write what those of the dense model write."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,11 @@ from secateur.torch.batches import Batches, run, take
 from secateur.torch.calibrate import undisturbed
 from secateur.torch.capture import TracedNetwork
 from secateur.torch.compensate.consumer import BATCH_NORMS
+
+logger = logging.getLogger(__name__)
+
+FEW = 32
+"""Values of a channel in a batch, by whose own mean and variance it should not be normalised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +190,8 @@ class _Statistics:
 def _normalise_anew(found: _Statistics, goal: "Written | _Standard") -> Callable[..., None]:
     def before_forward(norm: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         count, mean, variance = _moments(args, kwargs)
+        if count < FEW and not found.runs:
+            logger.warning("a batch has %d values of a channel to measure it by; give larger batches", count)
         found.add(count, mean, variance)
         if count > 1:  # one value has no variance: it counts, but is normalised as it was
             _set(norm, *goal.statistics(mean, variance))
@@ -204,6 +212,8 @@ def _moments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, Tensor
     values = x.to(torch.float32) if x.dtype in (torch.float16, torch.bfloat16) else x
     count, dims = x.numel() // x.shape[1], (0, *range(2, x.ndim))
     mean = values.mean(dims).to(torch.float64)
+    if not bool(torch.isfinite(mean).all()):
+        raise DataError("a batch norm reads values that are not finite; look at the data and the weights")
     return count, mean, values.var(dims).to(torch.float64) if count > 1 else torch.zeros_like(mean)
 
 

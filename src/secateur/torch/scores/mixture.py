@@ -48,8 +48,8 @@ class RouterWeighted:
     otherwise: Score | None = None
 
     def __post_init__(self) -> None:
-        if self.samples < 1 or self.directions < 1:
-            raise DataError(f"{self!r}: samples and directions are at least 1")
+        if any(type(number) is not int or number < 1 for number in (self.samples, self.directions)):
+            raise DataError(f"{self!r}: samples and directions are whole numbers, at least 1")
 
     def __call__(self, network: TracedNetwork, batches: Batches | None = None) -> Scores:
         """Score the units; see `Score`."""
@@ -145,10 +145,12 @@ class _Stack:
         left[:, half:] = 0
         self._put(left)
         once = self._written(again) - nothing
-        self._put(2 * left)
+        self._put(-2 * left)
         twice = self._written(again) - nothing
-        least = 1e-3 * float(once.abs().max())
-        if float(once[:, half:].abs().sum()) > least or float((twice - 2 * once).abs().max()) > 10 * least:
+        rounding = 8 * torch.finfo(nothing.dtype).eps * float(nothing.abs().max())
+        least = 1e-2 * float(once.abs().max()) + rounding
+        mixed = once[:, half:]
+        if (mixed.numel() and float(mixed.abs().max()) > least) or float((twice + 2 * once).abs().max()) > least:
             self._put(self.dense)
             raise ModelError(
                 f"the module {self.module!r} does more with what its experts write than to weigh it and add it up, so what each "
