@@ -240,8 +240,9 @@ def report(
         "columns": ["network", "tool", "what goes", "mended", "trained", *options.sparsities],
         "rows": rows,
         "notes": [
-            "Accuracy in per cent: the mean over the seeds (least - most). A seed decides the calibration images, the order of "
-            "the data, and for Fashion-MNIST the dense network.",
+            "Accuracy in per cent: the mean over the seeds (least - most), of which there are "
+            + ", ".join(f"{len({r['seed'] for r in records if r['task'] == t})} for {TITLES[t]}" for t in TASKS)
+            + ". A seed decides the calibration images, the order of the data, and for Fashion-MNIST the dense network.",
             f"Fashion-MNIST: the dense network is trained on {2 * fashion_sizes.train:,} images for "
             f"{fashion_sizes.dense_epochs} epochs in batches of {BATCH}; what is trained goes on for {fashion_sizes.epochs} "
             f"epochs of {fashion_sizes.train:,} images; {fashion_sizes.test:,} test images. CIFAR-10: a copy that went through "
