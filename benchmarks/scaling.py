@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,20 +108,27 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@dataclass
+class Timed:
+    """A solver, and the CPU seconds that it took."""
+
+    solver: str
+    seconds: float = field(default=0.0, repr=False)
+
+    def __call__(self, problem: Problem) -> Solved:
+        started = time.process_time()
+        found: Solved = SOLVERS[self.solver](problem)
+        self.seconds += time.process_time() - started
+        return found
+
+
 def measured(width: int, depth: int, solver: str, tokens: int) -> dict[str, Any]:
     """One model with one solver, with its weights on the disk."""
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
         model = mapped(width, depth, Path(folder) / "dense.safetensors")
         ids = torch.randint(VOCABULARY, (tokens // 256, 256))
-        times = {"solving": 0.0}
-
-        def timed(problem: Problem) -> Solved:
-            started = time.process_time()
-            found: Solved = SOLVERS[solver](problem)
-            times["solving"] += time.process_time() - started
-            return found
-
+        timed = Timed(solver)
         before, peak = memory("RssAnon"), Peak()
         started = time.process_time()
         with peak:
@@ -146,7 +154,7 @@ def measured(width: int, depth: int, solver: str, tokens: int) -> dict[str, Any]
             "samples": result.samples,
             "forward": time.process_time() - started,
             "seconds": seconds,
-            "solving": times["solving"],
+            "solving": timed.seconds,
             "peak_mb": round(peak.most - before),
             "load": load(),
         }
