@@ -85,7 +85,7 @@ def main() -> None:
             records.append(apart(measured, width, depth, solver, options.tokens))
             print(json.dumps(records[-1]), flush=True)
     shares = {width: apart(share_of_products, width) for width in options.layers}
-    print(shares)
+    print(f"shares of products, by width: {shares}", flush=True)
     write(report(records, shares, options), options.output)
 
 

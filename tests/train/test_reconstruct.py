@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import secateur as sc
 from secateur.errors import DataError, PlanError, RecoveryError
 from secateur.sparse import SparseResult, WeightPlan
+from secateur.torch.calibrate import undisturbed
 from secateur.train import masked
 from secateur.train.recover import FineTune, Reconstruct, as_recovery
 
@@ -213,13 +214,22 @@ def test_hooks_of_a_block_run_once() -> None:
     torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=1e-3)
 
 
-def test_padding_of_an_encoder_does_not_matter() -> None:
+def test_an_encoder_with_padding_comes_nearer() -> None:
     torch.manual_seed(0)
     dense = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
     batch = {"src": torch.randn(4, 5, 8), "src_key_padding_mask": torch.tensor([[False] * 3 + [True] * 2] * 4)}
-    result = sc.sparsify(dense, [batch], sparsity=0.5)
+    result = sc.sparsify(dense, [batch], sparsity=0.5, score=sc.scores.Magnitude(), solver=sc.solvers.keep)
+
+    def distance() -> float:
+        with undisturbed(dense):
+            return float((result.model(**batch) - dense(**batch))[:, :3].square().mean())
+
+    dense.eval()
+    result.model.eval()
+    before = distance()
     with masked(result.model, result.plan):
-        Reconstruct()(result.model, [batch], dense)
+        Reconstruct(fit=LONG)(result.model, [batch], dense)
+    assert distance() < 0.5 * before
 
 
 def test_names_of_blocks_are_a_list_without_repetition() -> None:

@@ -62,10 +62,10 @@ def side_by_side(
     try:
         for each in runs:
             each.go_on()
-        while waiting := {number: each.at[0] for number, each in enumerate(runs) if each.at is not None}:
+        while waiting := {number: each.place for number, each in enumerate(runs) if each.place is not None}:
             place = min(waiting.values(), key=left.__getitem__)
             here = [number for number, other in waiting.items() if other == place]
-            weight = change(place, {number: each.at[1] for number in here if (each := runs[number]).at is not None})
+            weight = change(place, {number: runs[number].read for number in here})
             del left[place]
             if not left:
                 break
@@ -106,7 +106,8 @@ class _Run:
     """One run of a model, in a thread of its own, that stops at places until it is told to go on.
 
     Attributes:
-        at: The place that it waits at, and what that reads; None while it runs, and when it is through.
+        place: Where it waits; None while it runs, and when it is through.
+        read: What the place reads.
     """
 
     def __init__(
@@ -116,7 +117,8 @@ class _Run:
         stops: Collection[Hashable],
         spill: Spill | None,
     ) -> None:
-        self.at: tuple[Any, Any] | None = None
+        self.place: Any = None
+        self.read: Any = None
         self._all, self._watch, self._stops, self._spill = work, watch, stops, spill
         self._weight: Tensor | None = None
         self._error: BaseException | None = None
@@ -127,7 +129,7 @@ class _Run:
 
     def go_on(self, weight: Tensor | None = None) -> None:
         """Let it run, with this weight first, until it stops again or is through."""
-        self.at, self._weight = None, weight
+        self.place, self.read, self._weight = None, None, weight
         self._may_run.release()
         self._stands.acquire()
         if self._error is not None:
@@ -149,13 +151,13 @@ class _Run:
         except BaseException as error:  # noqa: BLE001 - goes on in the thread that waits
             self._error = error
         finally:
-            self.at = None
+            self.place = self.read = None
             self._stands.release()
 
     def _visit(self, place: Any, x: Any, run: Callable[..., Any]) -> Any:
         if place not in self._stops:
             return run()
-        self.at = place, x
+        self.place, self.read = place, x
         del x
         if self._spill is not None:
             self._spill.spill()

@@ -66,7 +66,7 @@ class Spill(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with tempfile.NamedTemporaryFile(dir=self._folder, buffering=0) as file:
                 starts = [_append(file, tensors[0].untyped_storage()) for tensors in together]
                 mapped = torch.from_file(file.name, True, file.tell(), dtype=torch.uint8).untyped_storage()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter where it cannot be mapped
             raise DataError(
                 f"activations do not fit in memory, nor in {self._folder}: {error}; use fewer samples, or allow more memory"
             ) from error
