@@ -4,7 +4,7 @@
     python benchmarks/vision.py --tasks fashion --quick --methods torch gradual     # few images: to see whether it runs
 
 Every method gets the same trained network, the same calibration images and, if it trains, the same training. Networks that are
-trained here, and records, are kept as they come: a run that was ended goes on from there.
+trained here, and records, are kept as they come: a run that was ended goes on from there; --report writes what is known.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def main() -> None:
     chosen = QUICK if options.quick else SIZES
     records = kept_records(options.records)
     records = [record for record in records if record["sizes"] == asdict(chosen[record["task"]])]
-    for name in options.tasks:
+    for name in [] if options.report else options.tasks:
         sizes = chosen[name]
         try:
             task = TASKS[name](options, sizes)
@@ -108,11 +108,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="NAME")
     parser.add_argument("--sparsities", nargs="+", choices=SPARSITIES, default=list(SPARSITIES), metavar="SHARE")
     parser.add_argument("--seeds", type=int, help="how many at most")
+    parser.add_argument("--report", action="store_true", help="measure nothing, and write what is known")
     parser.add_argument("--quick", action="store_true", help="few images: to see whether it runs")
     parser.add_argument("--output", type=Path, help="by default benchmarks/results/vision.json, if not --quick")
     parser.add_argument("--records", type=Path, default=folder.parent / "build" / "vision.jsonl", help="to go on from")
     options = parser.parse_args()
-    if options.data is None and {"cifar", "lite"} & set(options.tasks):
+    if options.data is None and not options.report and {"cifar", "lite"} & set(options.tasks):
         print("cifar and lite are left out: no --data DIR with cifar10-jpeg.tar.xz and resnet56-jpeg.safetensors")
         options.tasks = [task for task in options.tasks if task == "fashion"]
     if not options.tasks:
