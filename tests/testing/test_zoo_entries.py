@@ -126,10 +126,11 @@ def test_models_run_as_built(entry: ZooEntry) -> None:
 @pytest.mark.parametrize("entry", NUMERIC, ids=lambda entry: entry.name)
 def test_no_tensor_along_an_axis_is_constant(entry: ZooEntry) -> None:
     stored = tensors_of(entry.build())
-    for slot in {slot for axis in entry.axes for slot in axis.slots}:
-        name, dim = slot.rsplit(":", 1)
+    for name, dim in {tuple(slot.rsplit(":", 1)) for axis in entry.axes for slot in axis.slots}:
+        if name not in stored:  # a list, all of whose modules have parameters of their own
+            continue
         rows = stored[name].movedim(int(dim), 0).flatten(1) if stored[name].ndim > 1 else stored[name][:, None]
-        assert len({tuple(row) for row in rows.tolist()}) == len(rows), slot
+        assert len({tuple(row) for row in rows.tolist()}) == len(rows), f"{name}:{dim}"
 
 
 @pytest.mark.parametrize(("entry", "axis"), AXES)
@@ -157,6 +158,11 @@ def change(entry: ZooEntry, expected: Tensor, layouts: Mapping[str, Layout], uni
     with torch.no_grad():
         for slot, (start, outer, inner) in layouts.items():
             name, dim = slot.rsplit(":", 1)
+            if name not in stored:
+                modules = list(model.get_submodule(name))
+                for place, unit in enumerate(units.tolist()):
+                    model.get_submodule(name)[place] = modules[unit]
+                continue
             order = torch.arange(stored[name].shape[int(dim)])
             stop = start + outer * len(units) * inner
             order[start:stop] = order[start:stop].view(outer, len(units), inner)[:, units].reshape(-1)
@@ -192,7 +198,8 @@ def module_of(slot: str) -> str:
 
 
 def sizes_of(model: nn.Module) -> dict[str, int]:
-    return {f"{name}:{dim}": size for name, t in tensors_of(model).items() for dim, size in enumerate(t.shape)}
+    lists = {f"{name}:0": len(m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)}
+    return lists | {f"{name}:{dim}": size for name, t in tensors_of(model).items() for dim, size in enumerate(t.shape)}
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:

@@ -19,9 +19,9 @@ import secateur as sc
 from secateur.axes import Integers, Network, Plan
 from secateur.errors import PlanError
 from secateur.torch.capture import call, watched
-from secateur.torch.operators import Recording, Shape
+from secateur.torch.operators import Recording
 from secateur.torch.replicate import replicate
-from secateur.torch.rerun import check_operators, predicted_shapes
+from secateur.torch.rerun import Expected, check_operators, expected_steps
 from secateur.torch.verify import difference, permutation_error
 
 # float64 sums in another order differ by about 1e-16 for each term; a unit out of place changes outputs of order 1.
@@ -64,7 +64,10 @@ def check_plan() -> Callable[[nn.Module, Network, Plan, Any], None]:
     def check(model: nn.Module, network: Network, plan: Plan, inputs: Any) -> None:
         recording = Recording()
         watched(model, inputs, recording)
-        unknown = [(None,) * len(step.operator.results) for step in recording.steps]
+        steps = [(step, step.operator) for step in recording.steps]
+        unknown = [
+            Expected(step, operator, (None,) * len(operator.results), may_miss=False) for step, operator in steps
+        ]
         check_one_plan(model, network, plan, inputs, recording, unknown)
 
     return check
@@ -87,8 +90,9 @@ def check_every_plan(model: nn.Module, inputs: Any) -> Pruned:
             refusals.append(str(refusal))
             continue
         try:
-            predicted = predicted_shapes(exact_network, recording, plan)
-            check_one_plan(exact, network, plan, exact_inputs, recording, predicted)
+            check_one_plan(
+                exact, network, plan, exact_inputs, recording, expected_steps(exact_network, recording, plan)
+            )
         except Exception as error:
             error.add_note(f"the plan keeps {plan.counts} of { ({axis.name: axis.size for axis in network.axes}) }")
             raise
@@ -106,15 +110,17 @@ def check_one_plan(
     plan: Plan,
     inputs: Any,
     recording: Recording,
-    predicted: Sequence[tuple[Shape | None, ...]],
+    expected: Sequence[Expected],
 ) -> None:
     small = sc.compact(model, plan)
     output = run(small, inputs)
-    assert network.cost(plan.counts).parameters == sum(p.numel() for p in small.parameters())
+    assert network.cost(plan).parameters == sum(p.numel() for p in small.parameters())
+    assert network.cost(plan.counts) == network.cost(plan) or plan.removal.entries
     cut = [axis for axis in network.axes if plan.counts.get(axis.name, axis.size) < axis.size]
     if all(axis.exact for axis in cut):
         assert difference(run(sc.mask(model, plan), inputs), output) < TOLERANCE
-    assert check_operators(recording, predicted, small, inputs) == len(recording.steps)
+    compared = check_operators(recording, expected, small, inputs)
+    assert compared == len(recording.steps) or plan.removal.entries
 
 
 def choices(network: Network) -> Iterator[Mapping[str, Integers]]:

@@ -62,7 +62,7 @@ def _segments_by_axis(network: Network) -> list[set[Segment]]:
     owner = np.append(np.repeat(np.arange(len(network.axes)), [axis.size for axis in network.axes]), -1)
     for tensor, spec in network.tensors.items():
         found = matrices if spec.parameter and sum(size > 1 for size in spec.shape) > 1 else others
-        for units in network.units(tensor):
+        for units in network.dims[tensor]:
             if units is None:
                 continue
             if id(units) not in known:

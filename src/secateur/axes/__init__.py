@@ -4,6 +4,7 @@ from secateur.axes.blocks import Integers
 from secateur.axes.branches import BRANCHES, Branch, Branches, FrozenBranch, Joint, Removal, StandIn
 from secateur.axes.build import Run, build_network
 from secateur.axes.cost import Contraction, Cost, TensorSpec
+from secateur.axes.entries import Entry, ModuleList
 from secateur.axes.kinds import KINDS, Kind, Role
 from secateur.axes.labels import ONE, Dim, Dims, Fixed, Labels, Reason
 from secateur.axes.network import Axis, Frozen, Network, Scores, Slot
@@ -25,6 +26,7 @@ __all__ = [
     "Cost",
     "Dim",
     "Dims",
+    "Entry",
     "Expression",
     "Fixed",
     "Frozen",
@@ -33,6 +35,7 @@ __all__ = [
     "Joint",
     "Kind",
     "Labels",
+    "ModuleList",
     "Network",
     "Operation",
     "Plan",

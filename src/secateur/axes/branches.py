@@ -53,20 +53,22 @@ class Joint:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What goes with branches.
+    """What goes whole: with branches, or with units that are entries of a list of modules.
 
     Attributes:
         modules: The modules that something takes the place of.
         joints: The additions that end, where the model is a graph.
         tensors: The parameters and buffers that go.
+        entries: The modules that go out of their lists, which become shorter.
     """
 
     modules: tuple[StandIn, ...] = ()
     joints: tuple[Joint, ...] = ()
     tensors: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.modules or self.joints)
+        return bool(self.modules or self.joints or self.entries)
 
     def and_also(self, other: "Removal") -> "Removal":
         """Both; a module that lies in another one goes with that."""
@@ -79,6 +81,7 @@ class Removal:
             tuple(one for path, one in modules.items() if path not in inner),
             tuple(dict.fromkeys((*self.joints, *other.joints))),
             tuple(dict.fromkeys((*self.tensors, *other.tensors))),
+            tuple(dict.fromkeys((*self.entries, *other.entries))),
         )
 
     @classmethod
@@ -98,6 +101,7 @@ class Removal:
                 for one in data["joints"]
             ),
             tuple(str(name) for name in data["tensors"]),
+            tuple(str(path) for path in data.get("entries", ())),
         )
 
 

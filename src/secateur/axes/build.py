@@ -1,7 +1,7 @@
 """From a watched run to a `Network`: which classes of labels are units, which units are an axis, and what stays frozen."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from secateur.axes.blocks import Integers
 from secateur.axes.branches import BRANCHES
 from secateur.axes.cost import Contraction, TensorSpec
+from secateur.axes.entries import Entry, ModuleList
 from secateur.axes.kinds import Kind, Role, kind_of
 from secateur.axes.labels import CONSTANT, Dims, Fixed, Labels, Reason
 from secateur.axes.network import Axis, Frozen, Network, Slot
@@ -34,6 +35,8 @@ class Run:
         opened: Paths of fused modules that were opened.
         spared: For a tensor's name, the dims along which masking leaves it as it is, because its norm divides something.
         results: The dims of whatever else the frontend wants to know the size of; None where it does not know them itself.
+        lists: The lists of modules whose entries may go, by path.
+        runs_for: For the number of a contraction, the labels without any of which it does not run.
     """
 
     labels: Labels = field(default_factory=Labels)
@@ -45,6 +48,8 @@ class Run:
     opened: tuple[str, ...] = ()
     spared: dict[str, tuple[int, ...]] = field(default_factory=dict)
     results: list[Dims | None] = field(default_factory=list)
+    lists: dict[str, ModuleList] = field(default_factory=dict)
+    runs_for: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 def build_network(run: Run) -> Network:
@@ -61,6 +66,7 @@ class _Classes:
         self.run, self.solution = run, solution
         held = np.zeros(solution.consists.max(initial=-1) + 2, dtype=bool)
         dims = [dim for spec, dims in run.tensors.values() if spec.parameter for dim in dims]
+        dims += [one.dim for one in run.lists.values()]
         for dim in {self._key(dim): dim for dim in dims if not isinstance(dim, Fixed)}.values():
             held[solution.classes(dim)] = True
         self.placed = np.flatnonzero(held[:-1])
@@ -90,19 +96,28 @@ class _Classes:
     def network(self) -> Network:
         """Translate everything from labels to units."""
         dims = {name: tuple(self._units(d) for d in dims) for name, (_, dims) in self.run.tensors.items()}
+        lists = {path: (self._units(one.dim),) for path, one in self.run.lists.items()}
         return Network(
-            axes=self._axes(dims),
+            axes=self._axes({**dims, **lists}),
             frozen=tuple(self._frozen()),
             tensors={name: spec for name, (spec, _) in self.run.tensors.items()},
             dims=dims,
-            contractions=tuple(self._contraction(c) for c in self.run.contractions),
+            contractions=tuple(self._contraction(n, c) for n, c in enumerate(self.run.contractions)),
             uses=tuple(self.uses),
             comparisons=tuple(self.comparisons),
             limits=tuple(self.limits),
             opened=self.run.opened,
             spared=self.run.spared,
             results=tuple(None if dims is None else tuple(map(self._units, dims)) for dims in self.run.results),
+            entries=tuple(self._entries(lists)),
         )
+
+    def _entries(self, lists: Mapping[str, tuple[Integers | None]]) -> Iterator[Entry]:
+        """The entries of lists that are units."""
+        for path, (units,) in lists.items():
+            if units is not None:
+                held = self.run.lists[path].entries.items()
+                yield from (Entry(one, int(unit), names) for (one, names), unit in zip(held, units[0], strict=True))
 
     def _groups(self) -> list[Integers]:
         """Free classes by signature, and the groups that go together as `[groups, classes]`: each is an axis."""
@@ -159,7 +174,7 @@ class _Classes:
                 for axis, count in known[id(units)]:
                     slots[axis].append(Slot(tensor, d, count))
         kinds = [kind_of(Role(int(np.bitwise_or.reduce(self.solution.roles[group.ravel()])))) for group in self.groups]
-        names = _unique_names([_module_of(found[0].tensor) for found in slots], kinds)
+        names = _unique_names([self._module_of(found[0].tensor) for found in slots], kinds)
         return tuple(
             Axis(
                 name,
@@ -197,13 +212,23 @@ class _Classes:
             counts[self.reasons[index]] += int(positions[index])
         return [(count, reason) for reason, count in counts.items()]
 
-    def _contraction(self, contraction: tuple[int, Dims, str]) -> Contraction:
+    def _module_of(self, tensor: str) -> str:
+        return tensor if tensor in self.run.lists else tensor.rpartition(".")[0] or tensor
+
+    def _contraction(self, number: int, contraction: tuple[int, Dims, str]) -> Contraction:
         factor, dims, where = contraction
+        labels = np.array([self.run.runs_for.get(number, ())], dtype=np.int64)
+        needed = tuple(np.unique(self.unit_of[self.solution.classes(labels)]).tolist()) if labels.size else ()
         units = [(self._units(dim), dim) for dim in dims]
         for translated, dim in units:
             if translated is None and not isinstance(dim, Fixed):
                 factor *= dim.shape[1]
-        return Contraction(factor, tuple(u for u, _ in units if u is not None), where)
+        return Contraction(
+            factor,
+            tuple(u for u, _ in units if u is not None),
+            where,
+            tuple(unit for unit in needed if unit != CONSTANT),
+        )
 
     def _whole(self, dim: Integers) -> Integers:
         units = self._units(dim)
@@ -243,10 +268,6 @@ class _Classes:
                 self._freeze(group.ravel(), Reason(counts.what, counts.where))
                 free[number] = False
         return not all(free)
-
-
-def _module_of(tensor: str) -> str:
-    return tensor.rpartition(".")[0] or tensor
 
 
 def _unique_names(modules: Sequence[str], kinds: Sequence[Kind]) -> list[str]:

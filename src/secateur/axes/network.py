@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from secateur.axes.blocks import Integers
 from secateur.axes.branches import BRANCHES, Branch, Branches, FrozenBranch, Removal, removal_of, removed_branches
 from secateur.axes.cost import Contraction, Cost, CostModel, TensorSpec
+from secateur.axes.entries import Entry, removal_of_entries
 from secateur.axes.kinds import Kind
 from secateur.axes.plan import AttributeChange, AxisCut, Plan, TensorCut
 from secateur.axes.sizes import COMPARISONS, Comparison, SizeUse, count_kept, describe, evaluate, follow
@@ -25,7 +26,10 @@ Scores = Mapping[str, NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One place where the units of an axis live: `positions` positions a unit, along one dim of one tensor."""
+    """One place where the units of an axis live: `positions` positions a unit, along one dim of one tensor.
+
+    A list of modules counts as a tensor of one dim.
+    """
 
     tensor: str
     dim: int
@@ -97,6 +101,7 @@ class Network:
         opened: Paths of fused modules that were opened to be watched.
         spared: For a tensor's name, the dims along which masking must not zero it, because its norm divides something.
         results: Results of operators that the frontend asks about, each dim as in `dims`; None for one it knows nothing of.
+        entries: The modules that go out of a list when a unit goes.
         find_branches: Finds its branches, when they are first asked for; by default it has none.
     """
 
@@ -111,6 +116,7 @@ class Network:
     opened: tuple[str, ...] = field(repr=False, default=())
     spared: Mapping[str, tuple[int, ...]] = field(repr=False, default_factory=dict)
     results: tuple[tuple[Integers | None, ...] | None, ...] = field(repr=False, default=())
+    entries: tuple[Entry, ...] = field(repr=False, default=())
     find_branches: Callable[[], Branches] = field(repr=False, compare=False, default=Branches)
 
     @cached_property
@@ -153,14 +159,27 @@ class Network:
         return slice(start, start + self.axis(name).size)
 
     def units(self, tensor: str) -> tuple[Integers | None, ...]:
-        """For each dim of a tensor its units `[factors, n]`, or None where it never shrinks."""
-        return self.dims[tensor]
+        """For each dim of a tensor its units `[factors, n]`, or None where it never shrinks.
+
+        A tensor that goes whole with a unit, as part of a list's entry, has it at all positions of its first dim.
+        """
+        return self._whole.get(tensor, self.dims[tensor])
+
+    @cached_property
+    def _whole(self) -> dict[str, tuple[Integers | None, ...]]:
+        found: dict[str, tuple[Integers | None, ...]] = {}
+        for entry in self.entries:
+            for name in entry.tensors:
+                for first, *others in [dims] if (dims := found.get(name, self.dims[name])) else ():
+                    row = np.full((1, self.tensors[name].shape[0]), entry.unit)
+                    found[name] = (row if first is None else np.vstack([first, row]), *others)
+        return found
 
     def cost(self, left: Mapping[str, int] | Plan | None = None) -> Cost:
         """The cost with so many units left of each axis (axes not named stay whole), or under a plan.
 
         Of axes the numbers alone matter, because the units of an axis are interchangeable; branches are not, so that only a plan
-        can say which of them go.
+        can say which of them go. Of a list whose modules differ in size, numbers mean the first ones.
 
         Raises:
             PlanError: An unknown axis, or a number outside 0..size.
@@ -175,7 +194,17 @@ class Network:
                 raise PlanError(f"axis {name!r} has {self.axis(name).size} units; it cannot keep {count}")
         kept = np.array([counts.get(axis.name, axis.size) for axis in self.axes], dtype=np.int64)
         contractions = {number for branch in gone for number in self.branches[branch].contractions}
-        return self._cost_model.cost(kept, self._removal(gone).tensors, contractions)
+        units = self._gone_entries(left.kept if isinstance(left, Plan) else {n: range(c) for n, c in counts.items()})
+        return self._cost_model.cost(kept, self._removal(gone, units).tensors, contractions, units)
+
+    def _gone_entries(self, kept: Mapping[str, ArrayLike]) -> set[int]:
+        """The units that are entries of lists, and do not stay."""
+        stays = np.ones(self.unit_count, dtype=bool)
+        for name, units in kept.items() if self.entries else ():
+            if name != BRANCHES:
+                stays[self.unit_range(name)] = False
+                stays[self.unit_range(name)][np.asarray(units, dtype=np.int64)] = True
+        return {entry.unit for entry in self.entries if not stays[entry.unit]}
 
     def branch_cost(self, number: int) -> Cost:
         """What goes with a branch, of the dense network's cost."""
@@ -187,7 +216,8 @@ class Network:
 
     @cached_property
     def _cost_model(self) -> CostModel:
-        return CostModel([axis.size for axis in self.axes], self.tensors, self.dims, self.contractions)
+        sizes, entries = [axis.size for axis in self.axes], {entry.unit for entry in self.entries}
+        return CostModel(sizes, self.tensors, self.dims, self.contractions, entries)
 
     def plan(self, kept: Mapping[str, ArrayLike]) -> Plan:
         """Turn a choice of units into a plan.
@@ -241,7 +271,7 @@ class Network:
         if gone is not None:
             stay = tuple(number for number in range(len(self.branches)) if number not in gone)
             axes.append(AxisCut(BRANCHES, len(self.branches), stay))
-        removal = self._removal(gone or ())
+        removal = self._removal(gone or (), {entry.unit for entry in self.entries if not mask[entry.unit]})
         attributes = follow(self.uses, count_kept(mask), self.comparisons)
         for limit in self.limits:
             left, right = (evaluate(side, attributes, count_kept(mask)) for side in (limit.left, limit.right))
@@ -264,9 +294,10 @@ class Network:
             removal=removal,
         )
 
-    def _removal(self, gone: Collection[int]) -> Removal:
-        """What goes with these branches; where none does, they are not looked for."""
-        return removal_of(self.branches, gone) if gone else Removal()
+    def _removal(self, gone: Collection[int], units: Collection[int] = ()) -> Removal:
+        """What goes whole with these branches and units; where no branch does, they are not looked for."""
+        entries = removal_of_entries(self.entries, units)
+        return removal_of(self.branches, gone).and_also(entries) if gone else entries
 
     def _mask(self, name: str, units: ArrayLike) -> NDArray[np.bool_]:
         size, given = self.axis(name).size, np.asarray(units)

@@ -15,11 +15,11 @@ from secateur.torch.capture import Inputs, trace
 from secateur.torch.graph import in_form
 from secateur.torch.layers import refresh_layer_sizes
 from secateur.torch.replicate import replicate
-from secateur.torch.settings import Copies, convert_integers, integers_of
+from secateur.torch.settings import OURS, Copies, convert_integers, integers_of
 from secateur.torch.stand_in import remove, silence, unsilence
 
-_PLAN = "secateur_plan"
-_MASK = "secateur_mask"
+_PLAN = f"{OURS}plan"
+_MASK = f"{OURS}mask"
 
 
 def compact(
@@ -62,8 +62,8 @@ def compact(
             raise PlanError("the optimiser trains the model, not its graph form; make one for as_graph(model, inputs)")
         if plan.removal:
             raise PlanError(
-                "a plan that removes branches is carried out in the form that it was made in: trace, compact and load "
-                "sc.as_graph(model, inputs) itself, without form= and example_inputs="
+                "a plan that removes branches or entries of lists is carried out in the form that it was made in: trace, compact "
+                "and load sc.as_graph(model, inputs) itself, without form= and example_inputs="
             )
         return compact(graph, trace(graph, example_inputs).plan_from_tensors(plan.tensors), optimizer)
     cuts = _cuts_by_tensor(model, plan)
@@ -105,7 +105,7 @@ def mask(model: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         ModelError: The plan is for another model.
     """
-    cuts = _cuts_by_tensor(model, plan)
+    cuts = _cuts_by_tensor(model, plan) | _wholly_masked(model, plan)
     removed: dict[str, Tensor] = {}
 
     def zeroed(tensor: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ def unmask(masked: nn.Module) -> nn.Module:
     record = masked.__dict__.get(_MASK)
     if not isinstance(record, _Mask):
         raise ModelError(f"this {type(masked).__name__} was not made by mask(); nothing to give back")
-    cuts = _cuts_by_tensor(masked, record.plan)
+    cuts = _cuts_by_tensor(masked, record.plan) | _wholly_masked(masked, record.plan)
 
     def restored(tensor: Tensor) -> Tensor:
         result = tensor.detach().clone()
@@ -229,6 +229,15 @@ def _cuts_by_tensor(model: nn.Module, plan: Plan) -> dict[int, TensorCut]:
             )
         cuts[id(state[cut.name])] = cut
     return cuts
+
+
+def _wholly_masked(model: nn.Module, plan: Plan) -> dict[int, TensorCut]:
+    """Cuts of all that the entries of lists hold that go, by the identity of the model's tensors."""
+    return {
+        id(tensor): TensorCut(name, tuple(tensor.shape), ((),) * tensor.ndim)
+        for name, tensor in state_of(model).items()
+        if any(name.startswith(f"{path}.") for path in plan.removal.entries)
+    }
 
 
 def _open(model: nn.Module, plan: Plan) -> None:

@@ -14,10 +14,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.axes import ONE, Branches, Network, Reason, Run, build_network
+from secateur.axes import ONE, Branches, ModuleList, Network, Reason, Run, build_network
 from secateur.errors import CaptureError, DataError, ModelError, SecateurError
 from secateur.torch.attention import open_attention
 from secateur.torch.branches import branches_of
+from secateur.torch.entries import lists_of
 from secateur.torch.flow import Flow
 from secateur.torch.layers import limit_layer_sizes
 from secateur.torch.leaks import Created
@@ -90,7 +91,7 @@ def watched(model: nn.Module, example_inputs: Inputs, recording: Recording | Non
         raise DataError(f"example_inputs holds no tensor: {type(example_inputs).__name__}; pass what model(...) takes")
     created, reason = Created(), ""
     try:
-        network = build_network(_watch(model, example_inputs, True, created, recording, flow=False)[1])
+        run = _watch(model, example_inputs, True, created, recording, flow=False)[1]
     except _NeedsValuesError as error:
         reason = str(error)
     created.recall()
@@ -103,7 +104,14 @@ def watched(model: nn.Module, example_inputs: Inputs, recording: Recording | Non
         if recording is not None:
             recording.has_values = True
             recording.steps.clear()
-        network = build_network(_watch(model, example_inputs, False, created, recording, flow=False)[1])
+        run = _watch(model, example_inputs, False, created, recording, flow=False)[1]
+    network = build_network(run)
+    if network.entries:
+        if recording is None:
+            return watched(model, example_inputs, Recording())
+        from secateur.torch.loops import Loops  # which traces in its turn
+
+        network = Loops(run, recording, model, example_inputs).tried(network)
     parts = {f.name: getattr(network, f.name) for f in fields(Network)}
     parts["find_branches"] = partial(find_branches, network, model, example_inputs, meta=not reason)
     return TracedNetwork(**parts, model=model, inputs=example_inputs)
@@ -201,6 +209,9 @@ def _watch_once(
     recorder = Recorder(_state(copy), {id(module): path for path, module in copy.named_modules()})
     recorder.run.opened = tuple(opened)
     shared = SharedSettings(copy, state)
+    lists = lists_of(copy)
+    for path, entries in lists.items():
+        recorder.entries.watch(path, [tensors.values() for tensors in entries.values()])
     remember_attributes(copy, recorder.tracker, state)
     for leaf in pytree.tree_leaves(moved):
         if isinstance(leaf, Tensor):
@@ -221,6 +232,8 @@ def _watch_once(
     limit_layer_sizes(copy, recorder)
     if any(not recorder.was_read(parameter) for parameter in copy.parameters()):
         _watch_training(copy, moved, watch)
+    for path, dim in recorder.entries.settle(tensors_in(output)).items():
+        recorder.run.lists[path] = ModuleList(dim, {entry: tuple(held) for entry, held in lists[path].items()})
     recorder.forget_tensors()
     return copy, recorder.run, flow or Flow()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -26,6 +27,9 @@ _WHOLE = frozenset(
     ).split()
 )
 """Functions that torch computes in one way or another, as sizes and memory have it: each counts as one operator."""
+
+PLACES = frozenset({"index", "other"})
+"""Arguments by which code picks what stands at a place."""
 
 Shape = tuple[int, ...]
 
@@ -61,12 +65,17 @@ class Step:
         out: What it gave, where the code can look at values and this is made of numbers, integers or truth values, but not of
             places on an axis, which may go; else None.
         where: The line of the user's code, and the module.
+        entries: The place among `Network.results` of the entries of lists that it ran for, each one dim of one position. What
+            comes next are the positions before the one that it picked, or the dim each position of which became a result.
+        gathers: It put together what several entries made; where some go, it may go with any of them.
     """
 
     operator: Operator
     first: int
     out: Any
     where: str
+    entries: int
+    gathers: bool
 
 
 @dataclass(slots=True)
@@ -85,9 +94,11 @@ class Recording:
         """The next operator, after its rule was applied."""
         results = recorder.run.results
         readable = self.has_values and _is_readable(out) and not any(map(recorder.points, operands((out,))))
+        readable = readable and not recorder.checks_places
         played = pytree.tree_map_only(Tensor, Tensor.clone, out) if readable else None
-        self.steps.append(Step(operator, len(results), played, recorder.where()))
-        results += [recorder.known(tensor) for tensor in operands((out,))]
+        first, given, ran = len(results), operands((out,)), recorder.entries
+        self.steps.append(Step(operator, first, played, recorder.where(), first + len(given), ran.gathers))
+        results += [*map(recorder.known, given), tuple(np.array([[label]]) for label in ran.running), ran.picked]
 
 
 def _is_readable(out: Any) -> bool:
@@ -125,11 +136,13 @@ class WholeFunctions(TorchFunctionMode):
 
 
 def operator_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> Operator | None:
-    """The operator of a call; None where it only lays out memory."""
+    """The operator of a call; None where it only lays out memory, or adds nothing, as `sum` does to what comes first."""
     schema = schema_of(func)
-    if schema.name in _LAYOUT:
-        return None
     arguments = bound(func, args, kwargs)
+    if schema.name in _LAYOUT or (
+        schema.name == "add" and type(arguments["other"]) in (int, float) and arguments["other"] == 0
+    ):
+        return None
     numbers = {name: _text(value) for name, value in arguments.items() if name not in schema.sizes}
     sizes = {name: _text(value) for name, value in arguments.items() if name in schema.sizes}
     dim = arguments.get("dim")
@@ -181,5 +194,7 @@ def _text(value: Any) -> str:
     if isinstance(value, Tensor):
         return str(value.dtype)
     if isinstance(value, (list, tuple)):
+        if value and all(isinstance(item, Tensor) for item in value):  # as many as a list has entries
+            return f"[{', '.join(sorted({_text(item) for item in value}))}]"
         return f"[{', '.join(map(_text, value))}]"
     return type(value).__name__ if isinstance(value, torch.Generator) else str(value)

@@ -103,6 +103,12 @@ class WatchSizes(TorchFunctionMode):
         """Where a size that the current operator received came from; None where torch computed it."""
         return self.frames[-1].take(value) if self.frames else None
 
+    def is_literal(self, value: int) -> bool:
+        """Whether the caller wrote a number that the current operator received: it came from no attribute and no tensor."""
+        sizes = self.frames[-1].sizes if self.frames else []
+        given = next((size for size in sizes if size is not None and int.__eq__(size, value)), None)
+        return type(given) is int
+
     @property
     def name(self) -> str:
         """The function that is being called."""

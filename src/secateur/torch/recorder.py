@@ -28,6 +28,7 @@ from secateur.axes import (
     Width,
 )
 from secateur.axes.sizes import attributes_of, evaluate, widths_of
+from secateur.torch.entries import Entries
 from secateur.torch.places import running
 from secateur.torch.provenance import WatchSizes
 from secateur.torch.roles import Roles
@@ -36,6 +37,7 @@ from secateur.torch.size import Tracker
 INPUT = Fixed(Reason("the model's input"))
 
 _CHECKS_SIZES = frozenset({"multi_head_attention_forward", "native_channel_shuffle"})
+_CHECKS_PLACES = frozenset({"one_hot"})
 _LEAVE_TORCH = frozenset({"numpy", "tolist", "__array__", "__dlpack__", "data_ptr", "untyped_storage", "storage"})
 
 
@@ -77,6 +79,7 @@ class Recorder:
         self._read: set[int] = set()
         self.tracker = Tracker(self._value_used, self._compared)
         self.sizes = WatchSizes(self.dims, self._before_call, self._after_call, self.tracker)
+        self.entries = Entries(self.labels, self._root_of, self.where)
         self.roles = Roles(self.labels, self._root_of, lambda: self.sizes.name)
         for name, tensor in state.items():
             dims = tuple(self.labels.fresh(n) for n in tensor.shape)
@@ -98,6 +101,7 @@ class Recorder:
         """Let go of all tensors: what they stood for is written down."""
         self._known.clear()
         self._pointers.clear()
+        self.entries.forget_tensors()
 
     def dims(self, tensor: Tensor) -> Dims:
         """What each dim of `tensor` stands for."""
@@ -137,9 +141,15 @@ class Recorder:
         made = Fixed(self.reason("a constant of the code"))
         return tuple(ONE if n == 1 else made for n in shape)
 
+    @property
+    def checks_places(self) -> bool:
+        """Whether a function of torch runs that looks, of places on a dim, whether they lie there."""
+        return self.sizes.name in _CHECKS_PLACES
+
     def begin(self, operator: str) -> None:
         """The next operator passes."""
         self.operator, self.result_zero = operator, None
+        self.entries.begin()
 
     def where(self) -> str:
         """The line of the user's code, and the module, that are running now; looked up once for each call into torch."""

@@ -1,6 +1,7 @@
 """Runs the compact model as `trace` ran the dense one, and compares the two operator by operator."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,21 +14,36 @@ from secateur.axes.sizes import count_kept
 from secateur.errors import VerificationError
 from secateur.torch.capture import Inputs, call, open_paths, prepared, same_numbers
 from secateur.torch.leaks import Created
-from secateur.torch.operators import Operator, Recording, Shape, Step, WholeFunctions, operator_of, other_than
+from secateur.torch.operators import PLACES, Operator, Recording, Shape, Step, WholeFunctions, operator_of, other_than
 from secateur.torch.places import line_of, running
 from secateur.torch.values import KnownValues
 
 
-def check_operators(
-    recording: Recording, predicted: Sequence[tuple[Shape | None, ...]], small: nn.Module, inputs: Inputs
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """An operator that the compact model is to run.
+
+    Attributes:
+        step: That of the dense model.
+        operator: Its operator, with the numbers that it is to have.
+        shapes: Those of its results; None for those of which nothing is known.
+        may_miss: It may be missing.
+    """
+
+    step: Step
+    operator: Operator
+    shapes: tuple[Shape | None, ...]
+    may_miss: bool
+
+
+def check_operators(recording: Recording, expected: Sequence[Expected], small: nn.Module, inputs: Inputs) -> int:
     """The compact model must run the operators of the dense one, with the same numbers and results of the predicted shapes.
 
     Where the code looks at values, it is shown those of the dense model: which way a router goes is no matter of sizes.
 
     Args:
         recording: The dense model's run.
-        predicted: The shapes of each operator's results, by `predicted_shapes`.
+        expected: What the compact model should run, by `expected_steps`.
         small: The compact model.
         inputs: The example inputs.
 
@@ -37,9 +53,7 @@ def check_operators(
     Raises:
         VerificationError: An operator differs; names it, the line, and what differs.
     """
-    created = Created()
-    count, fault = _compared(recording, predicted, small, inputs, created)
-    created.recall()
+    count, fault = compare_operators(recording, expected, small, inputs)
     if fault:
         raise VerificationError(
             f"the compact model {fault}; something in the code depends on a width, although it is no size: give it a number of "
@@ -48,36 +62,47 @@ def check_operators(
     return count
 
 
+def compare_operators(
+    recording: Recording, expected: Sequence[Expected], small: nn.Module, inputs: Inputs
+) -> tuple[int, str]:
+    """As `check_operators`: how many operators were compared, and what is wrong with the last of them, if anything."""
+    created = Created()
+    found = _compared(recording, expected, small, inputs, created)
+    created.recall()
+    return found
+
+
 def _compared(
-    recording: Recording,
-    predicted: Sequence[tuple[Shape | None, ...]],
-    small: nn.Module,
-    inputs: Inputs,
-    created: Created,
+    recording: Recording, expected: Sequence[Expected], small: nn.Module, inputs: Inputs, created: Created
 ) -> tuple[int, str]:
     """How many operators were compared, and what is wrong with the last of them; no tensor of the run outlives it."""
     copy, _, moved, values = prepared(small, inputs, meta=not recording.has_values)
     paths = {id(module): path for path, module in copy.named_modules()}
-    compare = _Compare(recording, predicted, values, paths, created)
+    compare = _Compare(expected, values, paths, created)
     try:
         with same_numbers(), open_paths(), compare, compare.whole:
             call(copy, moved)
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the same fault
         failure = f"does not run as the model does: {type(error).__name__}: {error} ({line_of(error)})"
         return compare.count, compare.fault or failure
-    if not compare.fault and compare.count < len(recording.steps):
-        step = recording.steps[compare.count]
+    compare.pass_over(None)
+    if not compare.fault and compare.place < len(expected):
+        step = expected[compare.place].step
         return compare.count, f"never runs {step.operator.name}, which the model runs ({step.where})"
     return compare.count, compare.fault
 
 
-def predicted_shapes(network: Network, recording: Recording, plan: Plan) -> list[tuple[Shape | None, ...]]:
-    """The shapes of each operator's results once a plan is carried out; None for those nothing is known of."""
+def expected_steps(network: Network, recording: Recording, plan: Plan) -> list[Expected]:
+    """What of the dense model's run is to run once a plan is carried out.
+
+    What ran for an entry of a list that goes is left out; the places that the code picks for others move up. What ran between,
+    for no entry or for several, may be there less often.
+    """
     mask = np.zeros(network.unit_count, dtype=bool)
     kept = plan.kept
     for axis in network.axes:
         mask[network.unit_range(axis.name)][kept.get(axis.name, slice(None))] = True
-    count, known = count_kept(mask), dict[int, int]()
+    count, padded, known = count_kept(mask), np.append(mask, True), dict[int, int]()
 
     def size(n: int, units: Integers | None) -> int:
         if units is None:
@@ -86,14 +111,37 @@ def predicted_shapes(network: Network, recording: Recording, plan: Plan) -> list
             known[id(units)] = count(units)
         return known[id(units)]
 
-    def predicted(step: Step) -> tuple[Shape | None, ...]:
-        shapes = step.operator.results
-        dims = network.results[step.first : step.first + len(shapes)]
-        return tuple(
-            None if units is None else tuple(map(size, shape, units)) for shape, units in zip(shapes, dims, strict=True)
-        )
+    gone = {entry.unit for entry in network.entries if not mask[entry.unit]}
 
-    return [predicted(step) for step in recording.steps]
+    def runs_for(step: Step) -> set[int]:
+        """The units of lists; of an axis the last, where the step adds what one makes to what those before it made."""
+        units = {int(unit) for one in network.results[step.entries] or () if one is not None for unit in one.flat}
+        return {max(units.intersection(span)) for span in spans if not units.isdisjoint(span)}
+
+    def left(step: Step) -> tuple[Operator, tuple[Shape | None, ...]]:
+        """The operator where its results are fewer or the place that it picks moves up, and the shapes of its results."""
+        operator, picked = step.operator, (network.results[step.entries + 1] or (None,))[0]
+        found: Sequence[int] = range(len(operator.results))
+        if picked is not None and len(found) > 1:
+            found = np.flatnonzero(padded[picked].all(axis=0)).tolist()
+            operator = replace(operator, results=tuple(operator.results[i] for i in found))
+        elif picked is not None:
+            moved = {name: str(count(picked)) for name in operator.numbers.keys() & PLACES}
+            operator = replace(operator, numbers={**operator.numbers, **moved})
+        dims = [network.results[step.first + i] for i in found]
+        pairs = zip(operator.results, dims, strict=True)
+        return operator, tuple(None if units is None else tuple(map(size, shape, units)) for shape, units in pairs)
+
+    ranges = [network.unit_range(axis.name) for axis in network.axes]
+    spans = [range(span.start, span.stop) for span in ranges if not gone.isdisjoint(range(span.start, span.stop))]
+    owners = [runs_for(step) if spans else set[int]() for step in recording.steps]
+    places = [[i for i, units in enumerate(owners) if not units.isdisjoint(span)] for span in spans]
+    between = [range(min(found), max(found) + 1) for found in places]
+    return [
+        Expected(step, *left(step), (step.gathers or not owner) and any(i in loop for loop in between))
+        for i, (step, owner) in enumerate(zip(recording.steps, owners, strict=True))
+        if gone.isdisjoint(owner)
+    ]
 
 
 class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -101,15 +149,14 @@ class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(
         self,
-        recording: Recording,
-        predicted: Sequence[tuple[Shape | None, ...]],
+        expected: Sequence[Expected],
         values: KnownValues | None,
         paths: Mapping[int, str],
         created: Created,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.recording, self.predicted, self.values, self.paths = recording, predicted, values, paths
-        self.created, self.count, self.fault = created, 0, ""
+        self.expected, self.values, self.paths = expected, values, paths
+        self.created, self.place, self.count, self.fault = created, 0, 0, ""
         self.whole = WholeFunctions(self.seen)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -119,6 +166,7 @@ class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operator = None if self.whole.inside else operator_of(func, args, kwargs, out)
         if operator is None or self.fault:
             return out
+        self.pass_over(operator)
         played = self._played_back(operator)
         if played is not None:
             out = played
@@ -130,23 +178,32 @@ class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Compare the next operator."""
         if self.fault:
             return
-        if self.count == len(self.recording.steps):
+        self.pass_over(operator)
+        if self.place == len(self.expected):
             self.fault = f"runs {operator.name} after all that the model runs"
         else:
-            self.fault = other_than(self.recording.steps[self.count].operator, operator, self.predicted[self.count])
+            self.fault = self._fault_of(operator)
+            self.place += 1
             self.count += 1
         if self.fault:
             self.fault += f" ({running(self.paths)})"
 
+    def pass_over(self, operator: Operator | None) -> None:
+        """Go on to where this operator is expected, or to the end, past what may be missing."""
+        while self.place < len(self.expected) and self.expected[self.place].may_miss:
+            if operator is not None and not self._fault_of(operator):
+                return
+            self.place += 1
+
+    def _fault_of(self, operator: Operator) -> str:
+        expected = self.expected[self.place]
+        return other_than(expected.operator, operator, expected.shapes)
+
     def _played_back(self, operator: Operator) -> Any:
         """What the dense model's code could read in this place."""
-        if self.count == len(self.recording.steps):
+        if self.place == len(self.expected):
             return None
-        step = self.recording.steps[self.count]
-        if (
-            step.out is None
-            or step.operator.name != operator.name
-            or self.predicted[self.count] != step.operator.results
-        ):
+        step, shapes = self.expected[self.place].step, self.expected[self.place].shapes
+        if step.out is None or step.operator.name != operator.name or shapes != step.operator.results:
             return None
         return pytree.tree_map_only(Tensor, Tensor.clone, step.out)

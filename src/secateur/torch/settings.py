@@ -23,6 +23,9 @@ tuple or list, and the integer: what takes its place."""
 Copies = dict[Any, tuple[object, object]]
 """By the settings and what changed in them: the original and its copy."""
 
+OURS = "secateur_"
+"""What we ourselves note in a model begins so: it is nobody's settings."""
+
 _Place = tuple[str, nn.Module, str]
 
 _LARGEST = 100
@@ -122,7 +125,7 @@ def _kept(module: nn.Module) -> list[tuple[str, Any]]:
     return [
         (name, value)
         for name, value in vars(module).items()
-        if type(value) not in _ATOMS and name not in _TABLES and _is_plain(value)
+        if type(value) not in _ATOMS and name not in _TABLES and not name.startswith(OURS) and _is_plain(value)
     ]
 
 

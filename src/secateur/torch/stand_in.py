@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from secateur.axes import Removal, StandIn
 from secateur.errors import ModelError
+from secateur.torch.short_list import without_entries
 from secateur.torch.structure import tensors_in
 
 _PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype})
@@ -70,6 +71,7 @@ def remove(model: nn.Module, removal: Removal) -> None:
         skipped = Skipped(module, stand_in)
         for parent, name in held[module]:
             parent.register_module(name, skipped)
+    without_entries(model, removal.entries)
     if removal.joints:
         graph = _graph_of(model, removal)
         _join_without(graph, removal)

@@ -18,7 +18,8 @@ from secateur.torch.capture import Inputs, TracedNetwork, call, same_numbers, wa
 from secateur.torch.operators import Recording
 from secateur.torch.places import line_of
 from secateur.torch.replicate import replicate
-from secateur.torch.rerun import check_operators, predicted_shapes
+from secateur.torch.rerun import check_operators, expected_steps
+from secateur.torch.short_list import reorder
 from secateur.torch.structure import tensors_in
 
 TOLERANCE = {
@@ -86,18 +87,15 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Inputs, *, seed: int = 
     small = compact(model, plan)
     _check_shapes(small, plan)
     widths = _without_branches(network, plan)
-    predicted, narrow = (
-        predicted_shapes(network, recording, widths),
-        small if widths is plan else compact(model, widths),
-    )
+    expected, narrow = expected_steps(network, recording, widths), small if widths is plan else compact(model, widths)
     if any(tensor.is_meta for tensor in state_of(model).values()):
         _run(small, pytree.tree_map_only(Tensor, lambda t: t.to("meta"), example_inputs), "the compact model")
-        operators = check_operators(recording, predicted, narrow, example_inputs)
+        operators = check_operators(recording, expected, narrow, example_inputs)
         return Proof(nan, nan, nan, "meta", shapes, operators)
     exact_model, inputs, dtype = _in_float64(model, example_inputs)
     tolerance = TOLERANCE[dtype]
     _run(small, example_inputs, "the compact model")
-    operators = check_operators(recording, predicted, narrow, example_inputs)
+    operators = check_operators(recording, expected, narrow, example_inputs)
     permutation = permutation_error(exact_model, network, inputs, seed)
     if not permutation <= tolerance:
         _check_deterministic(exact_model, inputs, tolerance)
@@ -111,7 +109,9 @@ def verify(model: nn.Module, plan: Plan, example_inputs: Inputs, *, seed: int = 
 
 def _without_branches(network: Network, plan: Plan) -> Plan:
     """What the plan does to axes: the operators of removed branches are not there to compare."""
-    return plan if not plan.removal else network.plan({n: kept for n, kept in plan.kept.items() if n != BRANCHES})
+    return (
+        network.plan({n: kept for n, kept in plan.kept.items() if n != BRANCHES}) if BRANCHES in plan.counts else plan
+    )
 
 
 def permutation_error(
@@ -132,16 +132,48 @@ def permutation_error(
 def permute(model: nn.Module, network: Network, order: Integers) -> nn.Module:
     """A copy of the model in which unit `u` stands where unit `order[u]` stood."""
     names = {id(tensor): name for name, tensor in state_of(model).items()}
+    lists = [np.arange(span.start, span.stop) for span in _spans_of_lists(network)]
+    alone = order.copy()  # the units of lists move afterwards, with all that belongs to them
+    for units in lists:
+        alone[units] = units
 
     def permuted(tensor: Tensor) -> Tensor:
         result = tensor.detach().clone()
         for d, units in enumerate(network.dims[names[id(tensor)]] if id(tensor) in names else ()):
             if units is not None:
-                source = torch.from_numpy(permuted_positions(units, order)).to(tensor.device)
-                result = result.index_select(d, source)
+                source = permuted_positions(units, alone)
+                for moved in lists:
+                    source = source[_moved_with_entries(units, moved, order)]
+                result = result.index_select(d, torch.from_numpy(source).to(tensor.device))
         return result
 
-    return replicate(model, permuted)
+    copy = replicate(model, permuted)
+    stands: dict[int, list[str]] = {}
+    for entry in network.entries:
+        stands.setdefault(entry.unit, []).append(entry.module)
+    pairs = [zip(stands[int(order[unit])], goals, strict=True) for unit, goals in stands.items()]
+    reorder(copy, [pair for one in pairs for pair in one])
+    return copy
+
+
+def _spans_of_lists(network: Network) -> list[slice]:
+    """The units of the axes that are lists."""
+    units = {entry.unit for entry in network.entries}
+    spans = map(network.unit_range, [axis.name for axis in network.axes])
+    return [span for span in spans if span.start in units]
+
+
+def _moved_with_entries(units: Integers, entries: Integers, order: Integers) -> Integers:
+    """For each position of a dim, where it takes its value from when all that belongs to an entry moves with it."""
+    source = np.arange(units.shape[1])
+    owner = np.where(np.isin(units, entries), units, -1).max(axis=0)
+    blocks = {unit: np.flatnonzero(owner == unit) for unit in dict.fromkeys(owner[owner >= 0].tolist())}
+    if len(set(map(len, blocks.values()))) == 1:
+        for unit, block in blocks.items():
+            source[block] = blocks[int(order[unit])]
+    elif blocks:  # of other sizes: they lie one after the other
+        source[owner >= 0] = np.concatenate([blocks[int(order[unit])] for unit in blocks])
+    return source
 
 
 def permuted_positions(units: Integers, order: Integers) -> Integers:
@@ -202,7 +234,8 @@ def _check_slots(network: Network, plan: Plan) -> int:
             )
     if plan.removal != expected.removal:
         raise VerificationError(
-            f"the plan removes other modules than its branches ask for: {plan.removal}; make plans with network.plan(...)"
+            f"the plan removes other modules than its branches and axes ask for: {plan.removal}; make plans with "
+            "network.plan(...)"
         )
     return len(theirs)
 

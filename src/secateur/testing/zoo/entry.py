@@ -20,7 +20,7 @@ class ExpectedAxis:
     """An axis that a model has, worked out by hand.
 
     Args:
-        slots: Every place where the units live, as `"<parameter or buffer>:<dim>"`. Tied parameters go by the first
+        slots: Every place where the units live, as `"<tensor or list of modules>:<dim>"`. Tied parameters go by the first
             name that `named_parameters` gives. A unit may own several positions of a slot, and a slot may also hold
             positions that belong to no unit of this axis.
         units: How many units there are, at least 2.

@@ -35,13 +35,13 @@ def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: d
     name = schema.name
     recorder.begin(name)
     arguments = bound(func, args, kwargs)
-    tensors = operands(arguments.values())
+    tensors, contractions = operands(arguments.values()), len(recorder.run.contractions)
     for tensor in tensors:
         recorder.met(tensor)
         _meet(recorder, recorder.dims(tensor))
     entry = RULES.get(name) or RULES.get(name.removesuffix("_"))
     try:
-        _read_places(recorder, entry, tensors)
+        _read_places(recorder, entry, tensors, arguments.get("other"), out)
         if entry is not None:
             _by_rule(recorder, entry, arguments, tensors, out)
         elif schema.pointwise:
@@ -57,6 +57,11 @@ def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: d
         _unknown(recorder, f"{func._schema.name} is used in a way its rule does not know ({error})", tensors, out)
     _remember_memory(recorder, func, arguments, out)
     recorder.roles.ran(operands([out]), [tensor for tensor in tensors if not recorder.points(tensor)])
+    written = operands(arguments.get(schema.arguments[i]) for i in schema.written)
+    recorder.entries.ran(name.strip("_"), entry is not None and entry.moves, tensors, operands([out]), written)
+    if recorder.entries.running:
+        made = range(contractions, len(recorder.run.contractions))
+        recorder.run.runs_for.update(dict.fromkeys(made, recorder.entries.running))
 
 
 def _by_rule(recorder: Recorder, entry: Entry, arguments: dict[str, Any], tensors: Sequence[Tensor], out: Any) -> None:
@@ -75,7 +80,7 @@ def _by_rule(recorder: Recorder, entry: Entry, arguments: dict[str, Any], tensor
     _learn(recorder, out, result)
 
 
-def _read_places(recorder: Recorder, entry: Entry | None, tensors: Sequence[Tensor]) -> None:
+def _read_places(recorder: Recorder, entry: Entry | None, tensors: Sequence[Tensor], other: Any, out: Any) -> None:
     """Values that are places on a dim may be moved, compared, or handed to a rule that follows them; no more."""
     if entry is not None and entry.follows:
         return
@@ -84,7 +89,12 @@ def _read_places(recorder: Recorder, entry: Entry | None, tensors: Sequence[Tens
         if left is not None and right is not None:
             recorder.labels.tie(left, right, recorder.reason("places on one axis"))
             return
-    recorder.used(*tensors[entry is not None and entry.moves :])
+    dim = recorder.pointee(tensors[0]) if recorder.operator == "eq" and len(tensors) == 1 else None
+    if dim is not None and type(other) is int and 0 <= other < dim.shape[1]:
+        recorder.entries.pick(out, dim, other, dim, recorder.reason(f"compared with the place {other}"))
+        return
+    if not recorder.checks_places:
+        recorder.used(*tensors[entry is not None and entry.moves :])
 
 
 def _pointwise(recorder: Recorder, tensors: Sequence[Tensor], out: Any) -> None:

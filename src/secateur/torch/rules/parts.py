@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from secateur.axes import Dim, Dims, Fixed, Integers
+from secateur.axes import ONE, Dim, Dims, Fixed, Integers
 from secateur.torch.recorder import Recorder
 from secateur.torch.rules.registry import Result, movement, rule
 
@@ -21,8 +21,11 @@ def select(recorder: Recorder, out: Tensor, input: Tensor, dim: int, index: int,
     dims = list(recorder.dims(input))
     chosen = dims.pop(dim)
     if isinstance(chosen, np.ndarray):
-        before = chosen[:, : index + 1] if index >= 0 else chosen[:, index:]
-        recorder.labels.freeze(before, recorder.reason(f"position {index} is picked by its number"))
+        reason = recorder.reason(f"position {index} is picked by its number")
+        if index >= 0:
+            recorder.entries.pick(out, chosen, index, chosen[:, : index + 1], reason)
+        else:
+            recorder.labels.freeze(chosen[:, index:], reason)
     return tuple(dims)
 
 
@@ -30,7 +33,7 @@ def select(recorder: Recorder, out: Tensor, input: Tensor, dim: int, index: int,
 def unbind(recorder: Recorder, out: Sequence[Tensor], input: Tensor, dim: int = 0, **_: Any) -> list[Dims]:
     """Every position on its own."""
     dims = list(recorder.dims(input))
-    recorder.labels.freeze(dims.pop(dim), recorder.reason("unbound: the code expects this many parts"))
+    recorder.entries.unbind(out, dims.pop(dim), recorder.reason("unbound: the code expects this many parts"))
     return [tuple(dims)] * len(out)
 
 
@@ -57,6 +60,9 @@ def slice_(
         dims[dim], place = recorder.labels.split_square(found, (n // step, step), reason)
         recorder.labels.freeze(place, reason)
         return tuple(dims)
+    if last - first == 1 < n and step == 1 and "length" not in a and _picked(recorder, out, found, start, end, first):
+        dims[dim] = ONE
+        return tuple(dims)
     if isinstance(found, np.ndarray) and (recorder.sizes.name == "narrow" or not (whole and step == 1)):
         if step != 1:
             recorder.labels.freeze(found, recorder.reason(f"one of every {step} positions is taken"))
@@ -71,6 +77,16 @@ def slice_(
     if not whole or step != 1:
         dims[dim] = recorder.labels.take(found, positions, recorder.reason(ALONE))
     return tuple(dims)
+
+
+def _picked(recorder: Recorder, out: Tensor, dim: Dim, start: int, end: int, position: int) -> bool:
+    """A run of one position, between bounds that the code writes as numbers, is picked by its number."""
+    if not isinstance(dim, np.ndarray) or start < 0 or recorder.sizes.name in _UNEVEN:
+        return False
+    if not all(recorder.sizes.is_literal(bound) for bound in (start, end)):
+        return False
+    recorder.entries.pick(out, dim, position, dim[:, : position + 1], recorder.reason(ALONE))
+    return True
 
 
 def _bound(recorder: Recorder, given: int, dim: Integers, position: int) -> None:
@@ -146,18 +162,29 @@ def cat(recorder: Recorder, out: Tensor, tensors: Sequence[Tensor], dim: int = 0
     real = [t for t in tensors if t.ndim == out.ndim]
     at = dim % out.ndim
     return tuple(
-        recorder.labels.concatenate([recorder.dims(t)[d] for t in real], [t.shape[d] for t in real])
-        if d == at
-        else _tied(recorder, [recorder.dims(t)[d] for t in real])
+        _one_after_the_other(recorder, real, d) if d == at else _tied(recorder, [recorder.dims(t)[d] for t in real])
         for d in range(out.ndim)
     )
+
+
+def _one_after_the_other(recorder: Recorder, tensors: Sequence[Tensor], d: int) -> Dim:
+    """The positions of all; those that an entry of a list made go with it."""
+    sizes, lined_up = [tensor.shape[d] for tensor in tensors], recorder.entries.lined_up(tensors)
+    whole = recorder.labels.concatenate([recorder.dims(tensor)[d] for tensor in tensors], sizes)
+    if lined_up is None or sizes == [1] * len(sizes):
+        return whole if lined_up is None else lined_up
+    repeated = np.repeat(lined_up, sizes, axis=1)
+    return repeated if isinstance(whole, Fixed) else np.vstack([whole, repeated])
 
 
 @rule("stack", keeps_zero=True)
 def stack(recorder: Recorder, out: Tensor, tensors: Sequence[Tensor], dim: int = 0, **_: Any) -> Dims:
     """Along a new dim that nothing can be removed from; the other dims are tied."""
     dims = [_tied(recorder, [recorder.dims(t)[d] for t in tensors]) for d in range(out.ndim - 1)]
-    dims.insert(dim % out.ndim, Fixed(recorder.reason("stacked: the code decides how many")))
+    lined_up = recorder.entries.lined_up(tensors)
+    dims.insert(
+        dim % out.ndim, Fixed(recorder.reason("stacked: the code decides how many")) if lined_up is None else lined_up
+    )
     return tuple(dims)
 
 
