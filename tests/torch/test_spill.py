@@ -1,5 +1,7 @@
 """Tensors that a run has made go to the disk and stay what they are; nobody else's do."""
 
+import ctypes
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from secateur.errors import DataError
 from secateur.torch.products import Product, WatchProducts
 from secateur.torch.side_by_side import side_by_side
-from secateur.torch.spill import Spill
+from secateur.torch.spill import Spill, give_back, spilling
 
 
 def test_all_that_see_the_same_memory_go_on_doing_so(tmp_path: Path) -> None:
@@ -35,6 +37,83 @@ def test_all_that_see_the_same_memory_go_on_doing_so(tmp_path: Path) -> None:
     again = [tensor.data_ptr() for tensor in tensors]
     spill.spill()
     assert [tensor.data_ptr() for tensor in tensors] == again, "what is there already is not moved again"
+
+
+def test_parameters_go_with_what_they_were_made_of(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, parts = nn.Linear(100, 300), torch.randn(2, 150, 100)
+    with spilling(tmp_path, at_once=150_000):
+        made = torch.cat(list(parts))
+        kept = made.data_ptr()
+        model.weight = nn.Parameter(made)
+        again = nn.Linear(100, 300)  # with it, too much is made
+        again.weight = model.weight
+    assert model.weight.equal(parts.view(300, 100))
+    assert model.weight is again.weight
+    assert model.weight.requires_grad
+    assert model.weight.data_ptr() == made.data_ptr() != kept
+    model.weight.data.add_(1)
+    assert made.equal(parts.view(300, 100) + 1)
+    assert not list(tmp_path.iterdir()), "the file has no name"
+
+
+def test_views_of_parameters_stay_where_they_are(tmp_path: Path) -> None:
+    parameter = nn.Parameter(torch.randn(100, 300))
+    place = parameter.data_ptr()
+    with spilling(tmp_path, at_once=0):
+        view, turned = parameter.detach(), parameter.T
+        copy = parameter.clone()
+    assert view.data_ptr() == turned.data_ptr() == parameter.data_ptr() == place
+    assert copy.equal(parameter)
+
+
+def test_little_stays_in_memory_and_no_folder_is_made(tmp_path: Path) -> None:
+    with spilling(tmp_path / "new", at_once=1 << 20):
+        x = torch.ones(100, 300)
+        place = x.data_ptr()
+    assert x.data_ptr() == place
+    assert not (tmp_path / "new").exists()
+
+
+def test_modules_are_watched_no_longer_than_asked(tmp_path: Path) -> None:
+    hooks = torch.nn.modules.module._global_parameter_registration_hooks
+    with pytest.raises(KeyError), spilling(tmp_path, at_once=0):
+        raise KeyError
+    assert not hooks
+
+
+def test_a_full_disk_is_said_to_who_asked_whatever_others_make_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    def careless() -> None:
+        try:
+            torch.ones(100, 300)
+        except DataError as error:
+            raise RuntimeError("something went wrong") from error
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    with pytest.raises(DataError, match="No space left on device; make room there"), spilling(tmp_path, at_once=0):
+        careless()
+
+
+def test_memory_that_was_freed_goes_back_though_something_lies_behind_it() -> None:
+    if sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("the C library gives memory back by itself")
+
+    def in_memory() -> int:
+        return next(
+            int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in line
+        )
+
+    tensors = [torch.ones(25_000) for _ in range(500)]  # 50 MB, in pieces that come from the heap
+    del tensors[::2], tensors[:-1]
+    before = in_memory()
+    give_back()
+    assert before - in_memory() > 20_000
+    assert tensors[0].sum() == 25_000
 
 
 class Odd(nn.Module):
@@ -93,7 +172,7 @@ def test_no_room_on_the_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with spill:
         y = torch.randn(100, 300)
     monkeypatch.setattr(tempfile, "NamedTemporaryFile", Full)
-    with pytest.raises(DataError, match="No space left on device; use fewer samples"):
+    with pytest.raises(DataError, match="No space left on device; make room there, or use fewer samples"):
         spill.spill()
     assert y.isfinite().all()
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,9 +48,8 @@ def claim(file: JobFile[Any]) -> Iterator[Path]:
     try:
         yield folder
     except BaseException:
-        if new and [path.name for path in folder.iterdir()] == [JOB]:
-            (folder / JOB).unlink()
-            folder.rmdir()
+        if new and [path for path in folder.rglob("*") if path.is_file()] == [folder / JOB]:
+            shutil.rmtree(folder)
         raise
 
 

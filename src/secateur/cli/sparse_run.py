@@ -1,6 +1,8 @@
 """Runs a job of `secateur sparsify`, read top-down: check, claim the output, load, solve, compare, save, report."""
 
+import os
 import shutil
+import tempfile
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -20,12 +22,19 @@ from secateur.errors import ArtefactError, DataError, JobError, ModelError
 from secateur.language import Fidelity, fidelity, read_text, sequences
 from secateur.report import Reproduction, Row, RunRecord
 from secateur.report.quantity import quantity
+from secateur.torch.spill import spilling
 
 LAYERS = "layers"
 """The folder of the output that has what is solved already, while the job runs."""
 
 TOGETHER = 4
 """Sequences of a step of training."""
+
+AT_ONCE = 1 << 27
+"""Bytes that transformers makes of weights, when it loads and saves them, before they are moved to the disk."""
+
+ONE_BY_ONE = "HF_DEACTIVATE_ASYNC_LOAD"
+"""With this in the environment, transformers makes one weight after the other, and in our thread."""
 
 LARGEST_FILE = "2GB"
 """Of the weights, so that little has to be in memory while they are written."""
@@ -50,7 +59,7 @@ def run_sparse_job(file: JobFile[SparseJob], stages: Stages) -> Outcome:
     with claim(file) as output:
         with stages.stage("load"):
             texts = _texts(file)
-            model: Any = libraries.hugging_face(job.model, file.folder, known=True)[0].eval()
+            model = _model(file, output / LAYERS)
             tokenizer = _tokenizer(file.folder / job.model)
             calibration = _tokens(texts["calibrate"], tokenizer, model, job.length, job.samples)
             test = None
@@ -80,6 +89,22 @@ def run_sparse_job(file: JobFile[SparseJob], stages: Stages) -> Outcome:
 def _texts(file: JobFile[SparseJob]) -> dict[str, str]:
     named = {"calibrate": file.job.calibrate, "evaluate": file.job.evaluate}
     return {key: read_text(file.folder / name) for key, name in named.items() if name is not None}
+
+
+def _model(file: JobFile[SparseJob], room: Path) -> Any:
+    """The dense model: weights that lie in the files as they are needed are mapped from there, others from files in `room`."""
+    for left in room.glob(f"{tempfile.gettempprefix()}*"):  # by a job that was killed while it wrote
+        left.unlink()
+    before = os.environ.get(ONE_BY_ONE)
+    os.environ[ONE_BY_ONE] = "1"
+    try:
+        with spilling(room, AT_ONCE):
+            return libraries.hugging_face(file.job.model, file.folder, known=True)[0].eval()
+    finally:
+        if before is None:
+            del os.environ[ONE_BY_ONE]
+        else:
+            os.environ[ONE_BY_ONE] = before
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -143,7 +168,8 @@ def _reconstruct(
 def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     """The model as `from_pretrained` reads it."""
     try:
-        model.save_pretrained(folder, max_shard_size=LARGEST_FILE)
+        with spilling(folder / LAYERS, AT_ONCE):
+            model.save_pretrained(folder, max_shard_size=LARGEST_FILE)
         tokenizer.save_pretrained(folder)
     except OSError as error:
         raise ArtefactError(

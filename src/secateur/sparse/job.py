@@ -23,6 +23,7 @@ from secateur.torch.calibrate import Calibrate, evaluation_copy, undisturbed
 from secateur.torch.capture import Inputs
 from secateur.torch.products import Product
 from secateur.torch.side_by_side import side_by_side
+from secateur.torch.spill import give_back
 
 logger = logging.getLogger(__name__)
 
@@ -170,6 +171,7 @@ class Job:
         if self.journal is not None and not self.parts[name]:
             del self.entries[name]
             entry = self.journal.add(name, self.dense[name], entry) if solved else entry
+            give_back()
         for model in (self.model, *self.copies, self.running):
             parameter = model.get_parameter(name)
             parameter.data = entry.weight.to(parameter.device)
