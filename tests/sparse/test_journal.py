@@ -92,11 +92,11 @@ def test_a_file_that_was_not_finished_does_not_count(model: nn.Module, tmp_path:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sparsity": 0.6}, "what goes was"),
+        ({"sparsity": 0.6}, r"what goes of packed was 32 of \(1, 8, 8\) and is 38 of \(1, 8, 8\); .* and 2 more"),
         ({"solver": Refit()}, r"solver was SparseGPT\(.*\) and is Refit\("),
         ({"pattern": NofM(2, 4), "sparsity": None}, "pattern was Unstructured"),
-        ({"samples": 32}, "data was"),
-        ({"exclude": ["last"]}, "what goes was"),
+        ({"samples": 32}, "piece 2 of the data is missing; piece 3 of the data is missing"),
+        ({"exclude": ["last"]}, "what goes of last.weight is missing"),
     ],
 )
 def test_the_work_of_another_job_is_refused(
@@ -111,13 +111,19 @@ def test_the_work_of_another_job_is_refused(
 
 def test_other_weights_are_refused(model: nn.Module, tmp_path: Path) -> None:
     run(model, tmp_path)
-    for parameter in (model.last.weight, model.last.bias):
-        with torch.no_grad():
-            parameter[0] += 1
-        with pytest.raises(ArtefactError, match="model was"):
+    for name, parameter in model.last.named_parameters():
+        before, parameter.data = parameter.data, parameter.data + 1
+        with pytest.raises(ArtefactError, match=f"another job: the model's last.{name} has changed; remove"):
             run(model, tmp_path)
-        with torch.no_grad():
-            parameter[0] -= 1
+        parameter.data = before
+
+
+def test_of_many_differences_three_are_named(model: nn.Module, tmp_path: Path) -> None:
+    run(model, tmp_path)
+    for parameter in model.parameters():
+        parameter.data = parameter.data + 1
+    with pytest.raises(ArtefactError, match=r"packed has changed; .*twice.bias has changed; and 2 more; remove"):
+        run(model, tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "nonsense", "empty", "one byte"])

@@ -233,24 +233,22 @@ def identity(
     *,
     in_sequence: bool,
 ) -> dict[str, str]:
-    """All that decides what becomes of a model's weights.
+    """All that decides what becomes of a model's weights, each with a name of its own.
 
     Raises:
         PlanError: A solver or a score has no words that are the same in another process.
     """
-    data = hashlib.sha256()
-    for leaf in pytree.tree_leaves(list(pieces)):
-        data.update((digest(leaf) if isinstance(leaf, Tensor) else repr(leaf)).encode())
     return {
         "pattern": repr(procedure.pattern),
         "score": _told(procedure.worth),
         "solver": ", ".join(map(_words, procedure.solvers)),
         "rounding": repr(procedure.rounding),
         "in sequence": str(in_sequence),
-        "model": _of_all([repr(model), *(f"{name} {digest(tensor)}" for name, tensor in state_of(model).items())]),
-        "what goes": _of_all([f"{layer.name} {layer.shape} {counts[layer.product]}" for layer in layers]),
-        "data": data.hexdigest(),
         "torch": torch.__version__,
+        "the model's structure": _of_all([repr(model)]),
+        **{f"what goes of {layer.name}": f"{_alike(counts[layer.product])} of {layer.shape}" for layer in layers},
+        **{f"the model's {name}": digest(tensor) for name, tensor in state_of(model).items()},
+        **{f"piece {number} of the data": _of_piece(piece) for number, piece in enumerate(pieces)},
     }
 
 
@@ -272,6 +270,16 @@ def _words(choice: object) -> str:
             f"a journal has to know {words} again; give a function of a module, or an object whose repr says what it does"
         )
     return words
+
+
+def _of_piece(piece: Inputs) -> str:
+    leaves = pytree.tree_leaves(piece)
+    return _of_all(digest(leaf) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves)
+
+
+def _alike(counts: Sequence[int]) -> int | list[int]:
+    """How many units go of each group of a layer; one number where it is the same of all."""
+    return counts[0] if len(set(counts)) == 1 else list(counts)
 
 
 def _of_all(texts: Iterable[str]) -> str:

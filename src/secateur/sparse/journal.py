@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,9 @@ from secateur.errors import ArtefactError
 from secateur.sparse.result import LayerReport
 
 JOB = "job.json"
+NAMED = 3
+"""Differences that a message names; of the others it gives the number."""
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,14 +157,25 @@ def digest(tensor: Tensor) -> str:
 
 def _check_same(folder: Path, before: Mapping[str, str], job: Mapping[str, str]) -> None:
     different = [
-        f"{name} was {before.get(name, 'not told')} and is {job.get(name, 'not told')}"
+        _told_apart(name, before.get(name), job.get(name))
         for name in {**before, **job}
         if before.get(name) != job.get(name)
     ]
     if different:
+        more = f"; and {len(different) - NAMED} more" if len(different) > NAMED else ""
         raise ArtefactError(
-            f"{folder} has the work of another job: {'; '.join(different)}; remove the folder, or go on with the job as it was"
+            f"{folder} has the work of another job: {'; '.join(different[:NAMED])}{more}; remove the folder, or go on with "
+            "the job as it was"
         )
+
+
+def _told_apart(name: str, before: str | None, now: str | None) -> str:
+    """What differs, in words; digests say nothing to a reader."""
+    if before is None or now is None:
+        return f"{name} is {'new' if before is None else 'missing'}"
+    if _DIGEST.fullmatch(before) or _DIGEST.fullmatch(now):
+        return f"{name} has changed"
+    return f"{name} was {before} and is {now}"
 
 
 def _read_json(path: Path) -> dict[str, str]:
