@@ -14,6 +14,7 @@ from secateur.sparse import WeightPlan
 from secateur.sparse.layers import Layer, survey
 from secateur.torch.capture import Inputs
 from secateur.train.method import Constant, Method, Weights
+from secateur.train.update import original
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Training:
         self.step = 0
         self._model, self._method, self._layers = model, method, layers
         self._gradients: dict[str, Tensor] = {}
-        self._clock: nn.Parameter | None = None
+        self._clock: str | None = None
         if state is not None:
             self.step, stays = _read(state, type(model).__name__, {layer.product.tensor for layer in layers})
             self._put_on(stays)
@@ -155,12 +156,12 @@ class Training:
     def _after_step(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         held = self._held_by(optimizer)
         if held and not _left_out(optimizer):
-            self._clock = held[0][1] if self._clock is None else self._clock
-            if any(parameter is self._clock for _, parameter, _ in held):
+            self._clock = held[0][0] if self._clock is None else self._clock
+            if any(name == self._clock for name, _, _ in held):
                 self._count()
         for _, parameter, gone in self._held_by(optimizer):
             values = optimizer.state.get(parameter, {}).values()
-            for tensor in (parameter.detach(), *values):
+            for tensor in (parameter.detach(), original(parameter).detach(), *values):
                 if isinstance(tensor, Tensor) and tensor.shape == gone.shape:
                     tensor.masked_fill_(gone, 0)
 
@@ -191,9 +192,13 @@ class Training:
                 parameter.grad.masked_fill_(gone, 0)
 
     def _held_by(self, optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter, Tensor]]:
-        """The sparse parameters that an optimiser updates: names, themselves, and what is gone of each."""
-        parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-        return [self._held[id(parameter)] for parameter in parameters if id(parameter) in self._held]
+        """The sparse parameters that an optimiser updates: names, what it updates, and what is gone of each."""
+        found = []
+        for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+            if (key := id(original(parameter))) in self._held:
+                name, _, gone = self._held[key]
+                found.append((name, parameter, gone))
+        return found
 
 
 def _left_out(optimizer: torch.optim.Optimizer) -> bool:

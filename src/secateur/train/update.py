@@ -21,6 +21,7 @@ DEFAULT_LEARNING_RATE = 0.03
 DEFAULT_WEIGHT_DECAY = 5e-4
 
 _ROUNDED = (torch.bfloat16, torch.float16)
+_ORIGINAL = "_secateur_original"
 
 
 class Updater:
@@ -56,7 +57,9 @@ class Updater:
             weight_decay = DEFAULT_WEIGHT_DECAY if weight_decay is None else weight_decay
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.updated = [_in_float32(parameter) for parameter in self.parameters]
+        self.copies = [parameter for parameter in self.updated if original(parameter) is not parameter]
         self.optimizer = _optimizer(factory, self.updated, learning_rate, weight_decay)
+        self.optimizer.register_step_post_hook(self._write_back)
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
 
     def make_dense(self) -> None:
@@ -81,20 +84,32 @@ class Updater:
             clip_grads_with_norm_(self.parameters, max_norm, norm)
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
-        copies = [(p, q) for p, q in zip(self.parameters, self.updated, strict=True) if p is not q]
-        for parameter, copy in copies:
-            copy.grad = None if parameter.grad is None else parameter.grad.to(copy)
+        for copy in self.copies:
+            gradient = original(copy).grad
+            copy.grad = None if gradient is None else gradient.to(copy)
         self.optimizer.step()
-        with torch.no_grad():
-            for parameter, copy in copies:
-                parameter.copy_(copy)
         for parameter in self.parameters:
             parameter.grad = None
+
+    def _write_back(self, *_: Any) -> None:
+        """Round what was updated; in a hook, so that hooks of all optimisers, as those of `masked`, find it done."""
+        for copy in self.copies:
+            original(copy).detach().copy_(copy.detach())
+
+
+def original(updated: nn.Parameter) -> nn.Parameter:
+    """The parameter of the model that an optimiser updates: what it was given, or what that is a wider copy of."""
+    parameter: nn.Parameter = vars(updated).get(_ORIGINAL, updated)
+    return parameter
 
 
 def _in_float32(parameter: nn.Parameter) -> nn.Parameter:
     """The parameter itself, or a wider copy of one in 16 bits."""
-    return nn.Parameter(parameter.detach().float()) if parameter.dtype in _ROUNDED else parameter
+    if parameter.dtype not in _ROUNDED:
+        return parameter
+    copy = nn.Parameter(parameter.detach().float())
+    vars(copy)[_ORIGINAL] = parameter
+    return copy
 
 
 def _optimizer(
