@@ -1,4 +1,4 @@
-"""Compensation against least squares, constants that fold exactly, and direct means."""
+"""Compensation against least squares, and constants that fold exactly."""
 
 import copy
 import logging
@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
@@ -22,134 +20,11 @@ from secateur.torch.apply import plan_of, state_of
 from secateur.torch.calibrate import Calibrate
 from secateur.torch.capture import call
 from secateur.torch.compensate import Compensation, FoldMean, ReestimateBatchNorm, Refit, compensate
-from secateur.torch.compensate.batchnorm import Written
 from secateur.torch.compensate.refit import joined
-from secateur.torch.least_squares import Gap, close, fold_mean, refit, solve
+from secateur.torch.least_squares import refit
 
 EXACT = Refit(ridge=0)
 PARALLEL = Refit(ridge=0, in_sequence=False)
-
-
-# The mathematics
-
-
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x.T @ x / len(x), x.mean(0)
-
-
-def correlated(rows: int, columns: int, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    mix = torch.randn(columns, columns, generator=generator, dtype=torch.float64)
-    return torch.randn(rows, columns, generator=generator, dtype=torch.float64) @ mix + 1
-
-
-@pytest.mark.parametrize("constant", [True, False])
-def test_a_refit_is_the_least_squares_solution(constant: bool) -> None:
-    x, weight, kept = correlated(50, 6), torch.randn(4, 6, dtype=torch.float64), torch.tensor([0, 2, 5])
-    fit = refit(weight, *moments(x), kept, ridge=0, constant=constant)
-    seen = torch.cat([x[:, kept], torch.ones(50, 1, dtype=torch.float64)], dim=1) if constant else x[:, kept]
-    solution = torch.linalg.lstsq(seen, x @ weight.T).solution.T
-    torch.testing.assert_close(weight[:, kept] + fit.change, solution[:, :3])
-    if constant:
-        torch.testing.assert_close(fit.shift, solution[:, 3])
-    else:
-        assert not fit.shift.any()
-    error = (x @ weight.T - seen @ solution.T).square().sum(1).mean()
-    assert fit.after == pytest.approx(error.item(), rel=1e-9)
-
-
-@given(
-    rows=st.integers(1, 12),
-    columns=st.integers(2, 6),
-    seed=st.integers(0, 10_000),
-    ridge=st.sampled_from([0.0, 1e-6, 1e-2, 1.0, 100.0]),
-    constant=st.booleans(),
-    data=st.data(),
-)
-@settings(max_examples=100, deadline=None)
-def test_a_refit_never_leaves_a_larger_error_than_removing_alone(
-    rows: int, columns: int, seed: int, ridge: float, constant: bool, data: Any
-) -> None:
-    """However few the rows are, and whatever the ridge: it pulls towards the weights as they were."""
-    x, weight = correlated(rows, columns, seed), correlated(3, columns, seed + 1)
-    kept = torch.tensor(sorted(data.draw(st.sets(st.integers(0, columns - 1), min_size=1, max_size=columns))))
-    fit = refit(weight, *moments(x), kept, ridge, constant)
-    new = x[:, kept] @ (weight[:, kept] + fit.change).T + fit.shift
-    alone = (x @ weight.T - x[:, kept] @ weight[:, kept].T).square().sum(1).mean().item()
-    error = (x @ weight.T - new).square().sum(1).mean().item()
-    scale = (x @ weight.T).square().sum(1).mean().item()
-    assert fit.before == pytest.approx(alone, rel=1e-6, abs=1e-9 * scale)
-    assert error <= alone + 1e-6 * scale
-    assert fit.after <= fit.before
-
-
-def test_a_duplicate_goes_without_a_trace() -> None:
-    x = correlated(40, 5)
-    x = torch.cat([x, x[:, [3]]], dim=1)
-    fit = refit(torch.randn(3, 6, dtype=torch.float64), *moments(x), torch.tensor([0, 1, 2, 3, 4]), 0, constant=False)
-    assert fit.after <= 1e-12 * fit.before
-
-
-def test_a_linear_combination_goes_without_a_trace() -> None:
-    x = correlated(40, 5)
-    x = torch.cat([x, x @ torch.randn(5, 1, dtype=torch.float64)], dim=1)
-    fit = refit(torch.randn(3, 6, dtype=torch.float64), *moments(x), torch.tensor([0, 1, 2, 3, 4]), 0, constant=False)
-    assert fit.after <= 1e-12 * fit.before
-
-
-def test_a_constant_input_folds_exactly() -> None:
-    x = correlated(40, 4)
-    x[:, 1] = -2.5
-    weight, kept = torch.randn(3, 4, dtype=torch.float64), torch.tensor([0, 2, 3])
-    fit = refit(weight, *moments(x), kept, ridge=0.1, constant=True)
-    assert fit.after <= 1e-12 * fit.before
-    torch.testing.assert_close(fit.change, torch.zeros(3, 3, dtype=torch.float64), rtol=0, atol=1e-12)
-    torch.testing.assert_close(fit.shift, -2.5 * weight[:, 1])
-    torch.testing.assert_close(fold_mean(weight, x.mean(0), kept), -2.5 * weight[:, 1])
-
-
-def test_a_large_ridge_leaves_the_mean_alone_to_be_folded() -> None:
-    x, weight, kept = correlated(50, 5), torch.randn(3, 5, dtype=torch.float64), torch.tensor([1, 2])
-    fit = refit(weight, *moments(x), kept, ridge=1e12, constant=True)
-    torch.testing.assert_close(fit.change, torch.zeros(3, 2, dtype=torch.float64), rtol=0, atol=1e-9)
-    torch.testing.assert_close(fit.shift, fold_mean(weight, x.mean(0), kept), rtol=1e-9, atol=1e-9)
-
-
-def test_the_damped_solution_minimises_the_damped_objective() -> None:
-    x, missed, ridge = correlated(30, 4), torch.randn(30, 2, dtype=torch.float64), 0.3
-    gram, cross = x.T @ x / 30, missed.T @ x / 30
-    damping = ridge * gram.diagonal().mean()
-    change = close(Gap(float(missed.square().sum()) / 30, cross, gram, None), ridge).change
-    rows = torch.cat([x / 30**0.5, damping.sqrt() * torch.eye(4, dtype=torch.float64)])
-    goal = torch.cat([missed / 30**0.5, torch.zeros(4, 2, dtype=torch.float64)])
-    torch.testing.assert_close(change, torch.linalg.lstsq(rows, goal).solution.T)
-
-
-def test_a_singular_gram_matrix_is_damped_more_and_more_and_that_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    x = torch.randn(3, 6, dtype=torch.float64)
-    gram = x.T @ x / 3
-    with caplog.at_level(logging.INFO, logger="secateur"):
-        change = solve(torch.randn(2, 3, dtype=torch.float64) @ x, gram, 0)
-    assert torch.isfinite(change).all()
-    assert "a Gram matrix of 6 inputs is singular; trying a ridge of 1e-10" in caplog.text
-
-
-@pytest.mark.parametrize("step", [Refit(), Refit(in_sequence=False)], ids=["in sequence", "in parallel"])
-def test_activations_whose_squares_overflow_are_refused(step: Compensation) -> None:
-    """1e20 is a number in float32, and its square is not: no damping would ever be enough."""
-    model, x = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 1)), torch.randn(20, 2) * 1e20
-    network, plan, small = pruned(model, [x], {"0": [0, 1]})
-    with pytest.raises(
-        DataError, match=r"the moments of 2 inputs are not finite, so large are the activations|too large to be squared"
-    ):
-        compensate(network, small, plan, [x], [step])
-
-
-def test_inputs_that_are_always_zero_need_no_weights() -> None:
-    assert not solve(torch.zeros(2, 3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64), 0).any()
-
-
-# Models
 
 
 class Chain(nn.Module):
@@ -457,92 +332,6 @@ def norm_output(model: nn.Module, x: Tensor) -> Tensor:
     return found[0]
 
 
-# Batch norm
-
-
-def test_a_channel_that_never_varied_keeps_its_variance_and_follows_its_mean() -> None:
-    one = torch.ones(2, dtype=torch.float64)
-    written = Written(
-        mean=3 * one, variance=torch.tensor([0.0, 4.0]).double(), running_mean=one, running_variance=one, eps=0
-    )
-    mean, variance = written.statistics(5 * one, torch.tensor([2.0, 1.0]).double())
-    assert variance.tolist() == [1.0, 0.25]
-    # What was 2 deviations above the running mean still is: a deviation is 1, and 1/2.
-    assert mean.tolist() == [3.0, 4.0]
-
-
-def test_a_channel_that_no_longer_varies_is_still_divided_by_a_number() -> None:
-    one = torch.ones(1, dtype=torch.float64)
-    written = Written(mean=3 * one, variance=4 * one, running_mean=one, running_variance=one, eps=0.01)
-    mean, variance = written.statistics(5 * one, 0 * one)
-    assert variance.tolist() == [0.0]
-    torch.testing.assert_close((5 - mean) / (variance + 0.01).sqrt(), (one * 3 - 1) / 1.01**0.5)
-
-
-def test_one_batch_norm_gets_the_mean_and_variance_of_what_it_reads(model: Chain, data: list[Tensor]) -> None:
-    """Over batches of unequal size, together with one of a single sample: exactly those of all samples."""
-    network, plan, small = pruned(model, data, {"conv1": [0, 1, 4], "fc": [0, 1]})
-    uneven = [data[0][:1], data[0][1:], data[1], data[2]]
-    mended = compensate(network, small, plan, uneven, [ReestimateBatchNorm()])
-    assert isinstance(small, Chain)
-    assert isinstance(mended, Chain)
-    with torch.no_grad():
-        x = small.conv2(small.depthwise(F.relu(small.conv1(torch.cat(data)))))
-    torch.testing.assert_close(mended.norm.running_mean, x.mean((0, 2, 3)))
-    torch.testing.assert_close(mended.norm.running_var, x.var((0, 2, 3)))
-    assert all(torch.equal(a, b) for a, b in zip(mended.parameters(), small.parameters(), strict=True))
-
-
-def test_deep_batch_norms_agree_with_torchs_own_training_mode_on_one_batch() -> None:
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6), nn.Flatten()]
-    model = nn.Sequential(*layers, nn.BatchNorm1d(6), nn.Linear(6, 2)).double().eval()
-    x = torch.randn(40, 1, 5, 5, dtype=torch.float64)
-    network, plan, small = pruned(model, [x], {"0": [0, 1], "3": [0, 2, 4]})
-    mended = compensate(network, small, plan, [x], [ReestimateBatchNorm()])
-    expected = copy.deepcopy(small)
-    for module in expected.modules():
-        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            module.momentum = 1.0
-    expected.train()(x)
-    for name, buffer in expected.named_buffers():
-        if "running" in name:
-            # Torch normalises with the biased variance on the way: one part in the number of values.
-            torch.testing.assert_close(mended.get_buffer(name), buffer, rtol=0.05, atol=0.05)
-    torch.testing.assert_close(mended.get_buffer("1.running_var"), expected.get_buffer("1.running_var"))
-
-
-def test_the_dense_model_is_hardly_changed_by_re_estimation_on_its_own_data(model: Chain, data: list[Tensor]) -> None:
-    network, plan, small = pruned(model, data, {})
-    mended = compensate(network, small, plan, data, [ReestimateBatchNorm()])
-    assert error(model, mended, data) < 0.1
-
-
-def test_batch_norms_without_running_statistics_are_left_alone() -> None:
-    model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 2))
-    x = torch.randn(10, 2)
-    network, plan, small = pruned(model, [x], {"0": [0, 1]})
-    mended = compensate(network, small, plan, [x], [ReestimateBatchNorm()])
-    assert dict(mended.named_buffers()) == {}
-
-
-def test_a_single_value_a_channel_leaves_statistics_as_they_were() -> None:
-    model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).eval()
-    x = torch.randn(1, 2)
-    network, plan, small = pruned(model, [x], {"0": [0, 1]})
-    mended = compensate(network, small, plan, [x], [ReestimateBatchNorm()])
-    assert all(torch.equal(a, b) for a, b in zip(mended.buffers(), small.buffers(), strict=True))
-
-
-def test_statistics_are_put_back_when_the_data_do_not_fit(model: Chain, data: list[Tensor]) -> None:
-    network, plan, small = pruned(model, data, {"fc": [0, 1]})
-    before = copy.deepcopy(small.state_dict())
-    step = ReestimateBatchNorm()
-    with pytest.raises(DataError, match="cannot run on a batch"):
-        step(network, small.eval(), plan, [data[0], torch.zeros(2, 9, 5, 5, dtype=torch.float64)])
-    assert all(torch.equal(before[name], tensor) for name, tensor in small.state_dict().items())
-
-
 # What every step promises
 
 
@@ -586,6 +375,17 @@ def test_data_that_are_not_finite_are_refused(model: Chain, data: list[Tensor], 
     network, plan, small = pruned(model, data, {"fc": [0, 1]})
     with pytest.raises(DataError, match="not finite"):
         compensate(network, small, plan, [torch.full_like(data[0], float("nan"))], [step])
+
+
+@pytest.mark.parametrize("step", [Refit(), Refit(in_sequence=False)], ids=["in sequence", "in parallel"])
+def test_activations_whose_squares_overflow_are_refused(step: Compensation) -> None:
+    """1e20 is a number in float32, and its square is not: no damping would ever be enough."""
+    model, x = nn.Sequential(nn.Linear(2, 4), nn.Linear(4, 1)), torch.randn(20, 2) * 1e20
+    network, plan, small = pruned(model, [x], {"0": [0, 1]})
+    with pytest.raises(
+        DataError, match=r"the moments of 2 inputs are not finite, so large are the activations|too large to be squared"
+    ):
+        compensate(network, small, plan, [x], [step])
 
 
 def test_a_model_of_another_plan_is_refused(model: Chain, data: list[Tensor]) -> None:
