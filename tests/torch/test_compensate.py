@@ -20,7 +20,6 @@ from secateur.torch.apply import plan_of, state_of
 from secateur.torch.calibrate import Calibrate
 from secateur.torch.capture import call
 from secateur.torch.compensate import Compensation, FoldMean, ReestimateBatchNorm, Refit, compensate
-from secateur.torch.compensate.refit import joined
 from secateur.torch.least_squares import refit
 
 EXACT = Refit(ridge=0)
@@ -412,21 +411,6 @@ def test_a_model_of_another_plan_is_refused(model: Chain, data: list[Tensor]) ->
 def test_fields_out_of_range_are_refused(make: Any) -> None:
     with pytest.raises(DataError, match="at least"):
         make()
-
-
-def test_batches_of_one_shape_are_joined_and_others_left_out(caplog: pytest.LogCaptureFixture) -> None:
-    x = torch.arange(20.0).reshape(10, 2)
-    pieces = [{"x": x[:4], "scale": torch.tensor(2.0)}, {"x": torch.zeros(3, 5), "scale": torch.tensor(2.0)}]
-    pieces += [{"x": x[4:], "scale": torch.tensor(2.0)}]
-    with caplog.at_level(logging.WARNING, logger="secateur"):
-        whole = joined(pieces, at_most=100)
-    assert isinstance(whole, dict)
-    assert torch.equal(whole["x"], x)
-    assert whole["scale"].shape == ()
-    assert "1 of 3 batches are left out" in caplog.text
-    short = joined([pieces[0], pieces[2]], at_most=6)
-    assert isinstance(short, dict)
-    assert torch.equal(short["x"], x[:6])
 
 
 def test_memory_bounds_how_many_samples_run_at_once(model: Chain, data: list[Tensor], monkeypatch: Any) -> None:

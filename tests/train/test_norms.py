@@ -46,6 +46,16 @@ def test_what_is_written_has_the_mean_and_the_variance_of_the_dense_model() -> N
     assert changed == {f"{layer}.running_{kind}" for layer in (1, 4) for kind in ("mean", "var")}
 
 
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_small_batches_are_measured_as_one_large_one(size: int) -> None:
+    dense, x = network(), torch.cat(data())
+    small = sc.sparsify(dense, [x], sparsity=0.8, score=sc.scores.Magnitude(), solver=sc.solvers.keep).model
+    one, other = (
+        sc.recover.MatchNorms()(copy.deepcopy(small), batches, dense).state_dict() for batches in (x.split(size), [x])
+    )
+    assert all(tensor.equal(other[name]) for name, tensor in one.items())
+
+
 def test_without_a_dense_model_it_is_what_is_read_that_counts() -> None:
     small = sc.recover.MatchNorms()(network(), data())
     assert isinstance(small, nn.Sequential)

@@ -8,7 +8,8 @@ from torch import nn
 from secateur.errors import RecoveryError
 from secateur.torch.batches import Batches, run, take
 from secateur.torch.calibrate import undisturbed
-from secateur.torch.compensate.batchnorm import Written, measured, observed
+from secateur.torch.compensate.batchnorm import AT_ONCE, Written, measured, observed
+from secateur.torch.join import together
 from secateur.train.check import check_model, check_teacher
 from secateur.train.protocol import Progress
 from secateur.train.restore import evaluating
@@ -18,7 +19,8 @@ from secateur.train.restore import evaluating
 class MatchNorms:
     """Measure the running statistics of all batch norms anew: no labels, no gradients, one run of the data.
 
-    While it is measured, each batch is normalised by its own statistics: give batches with some hundred values of each channel.
+    While it is measured, each batch is normalised by its own statistics, which those of a small one would blur: consecutive
+    batches of fewer than 128 samples are joined. Nothing is kept for gradients, so they take less memory than in training.
 
     With a teacher, every batch norm gets the statistics with which it writes the mean and the variance that the dense model's
     wrote; those that run several times in it stay as they are. Without one, mean 0 and variance 1, before scale and bias.
@@ -63,7 +65,7 @@ class MatchNorms:
         """
         del progress
         check_model(model)
-        pieces = [inputs for inputs, _ in take(data, self.samples)]
+        pieces = together([inputs for inputs, _ in take(data, self.samples)], AT_ONCE)
         goals: dict[str, Written] | None = None
         if teacher is not None:
             check_teacher(model, teacher)

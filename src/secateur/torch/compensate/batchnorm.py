@@ -15,9 +15,12 @@ from secateur.torch.batches import Batches, run, take
 from secateur.torch.calibrate import undisturbed
 from secateur.torch.capture import TracedNetwork
 from secateur.torch.compensate.consumer import BATCH_NORMS
+from secateur.torch.join import together
 
 logger = logging.getLogger(__name__)
 
+AT_ONCE = 128
+"""Samples by which batch norms are measured at a time, at least: smaller batches are joined."""
 FEW = 32
 """Values of a channel in a batch, by whose own mean and variance it should not be normalised."""
 
@@ -27,7 +30,8 @@ class ReestimateBatchNorm:
     """Measures the running statistics of every batch norm anew, on data, without changing a weight.
 
     While it runs, each batch is normalised by its own mean and variance; what is kept is the mean and the unbiased variance over
-    all samples. Batch norms without running statistics stay as they are.
+    all samples. Consecutive batches of fewer than 128 samples are joined. Batch norms without running statistics stay as they
+    are.
 
     Args:
         samples: How many samples to use, > 0.
@@ -60,8 +64,9 @@ class ReestimateBatchNorm:
 
     def __call__(self, network: TracedNetwork, small: nn.Module, plan: Plan, batches: Batches) -> None:  # noqa: ARG002 - as Compensation asks
         """Change the compact model in place; see `Compensation`."""
+        pieces = [inputs for inputs, _ in take(batches, self.samples)]
         with measured(small), undisturbed(small):
-            for inputs, _ in take(batches, self.samples):
+            for inputs in together(pieces, AT_ONCE):
                 run(small, inputs)
 
 

@@ -4,20 +4,19 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from secateur.axes import Plan
 from secateur.errors import DataError
 from secateur.torch.apply import state_of
-from secateur.torch.batches import Batches, batch_size, part, run, take
+from secateur.torch.batches import Batches, batch_size, run, take
 from secateur.torch.calibrate import Calibrate, evaluation_copy, undisturbed
 from secateur.torch.capture import Inputs, TracedNetwork
 from secateur.torch.compensate.batchnorm import measured, observed
 from secateur.torch.compensate.consumer import Consumer, survey
+from secateur.torch.join import joined
 from secateur.torch.least_squares import Fit, Gap, close, fold_mean, refit
 from secateur.torch.products import Product, WatchProducts
 
@@ -232,37 +231,6 @@ def _refit_from_moments(
                 fold_mean(m, moments.mean[g], consumer.features) for g, m in zip(consumer.groups, matrices, strict=True)
             ]
             consumer.apply(None, torch.stack(shifts), state)
-
-
-def joined(pieces: Sequence[Inputs], at_most: int) -> Inputs:
-    """One batch of at most so many samples; pieces that do not fit the first are left out."""
-    leaves, form = pytree.tree_flatten(pieces[0])
-    size, count, alike = batch_size(pieces[0]), 0, []
-    for piece in pieces:
-        others, other_form = pytree.tree_flatten(piece)
-        if other_form == form and all(map(_fits, leaves, others)):
-            alike.append(others)
-            count += batch_size(piece)
-        if count >= at_most:
-            break
-    if len(alike) < len(pieces) and count < at_most:
-        logger.warning(
-            "%d of %d batches are left out: their tensors are not shaped as those of the first",
-            len(pieces) - len(alike),
-            len(pieces),
-        )
-    batched = [isinstance(leaf, Tensor) and leaf.ndim > 0 and leaf.shape[0] == size for leaf in leaves]
-    whole = [
-        torch.cat(same) if along else same[0] for along, same in zip(batched, zip(*alike, strict=True), strict=True)
-    ]
-    inputs: Inputs = pytree.tree_unflatten(whole, form)
-    return part(inputs, None, 0, min(count, at_most))[0]
-
-
-def _fits(leaf: Any, other: Any) -> bool:
-    if not isinstance(leaf, Tensor) or not isinstance(other, Tensor):
-        return type(leaf) is type(other)
-    return leaf.shape[1:] == other.shape[1:] and leaf.dtype == other.dtype and leaf.ndim == other.ndim
 
 
 def _log(product: Product, fits: Sequence[Fit]) -> None:
