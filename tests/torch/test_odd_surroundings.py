@@ -125,6 +125,29 @@ def test_a_lazy_layer_is_refused_with_the_way_out() -> None:
         sc.trace(nn.Sequential(nn.Linear(8, 8), nn.LazyLinear(5)), ROWS)
 
 
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda model: sc.trace(model, ROWS),
+        lambda model: sc.sparsify(model, [ROWS], sparsity=0.5),
+        lambda model: sc.factorise(model, [ROWS], rank=1),
+    ],
+    ids=["trace", "sparsify", "factorise"],
+)
+def test_inference_mode_is_refused_with_the_way_out(look: Callable[[nn.Module], object]) -> None:
+    with torch.inference_mode(), pytest.raises(CaptureError, match=r"outside of it, or use torch.no_grad\(\)"):
+        look(Two())
+    with torch.no_grad():
+        look(Two())
+
+
+@pytest.mark.parametrize("score", [sc.scores.Taylor(), sc.scores.Fisher(), sc.scores.Energy()], ids=repr)
+def test_scores_on_data_are_refused_in_inference_mode(score: Any) -> None:
+    network = sc.trace(Two(), ROWS)
+    with torch.inference_mode(), pytest.raises(CaptureError, match=r"Two cannot be looked into inside"):
+        score(network, [(ROWS, torch.tensor([0, 1, 2]))])
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
 def test_a_scripted_part_is_refused_with_the_way_out() -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.ReLU()))

@@ -20,6 +20,7 @@ from secateur.torch.attention import open_attention
 from secateur.torch.branches import branches_of
 from secateur.torch.entries import lists_of
 from secateur.torch.flow import Flow
+from secateur.torch.inference import refuse_inference_mode
 from secateur.torch.layers import limit_layer_sizes
 from secateur.torch.leaks import Created
 from secateur.torch.operators import Recording, WholeFunctions, operator_of
@@ -152,6 +153,7 @@ def _check_model(model: nn.Module) -> None:
     """Refuse what cannot be watched operator by operator."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"the model is a {type(model).__name__}, not a torch.nn.Module")
+    refuse_inference_mode(model)
     for path, module in model.named_modules():
         where = f"its module {path!r}" if path else "it"
         if isinstance(module, torch.jit.ScriptModule):

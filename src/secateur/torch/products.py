@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.torch.inference import refuse_inference_mode
 from secateur.torch.windows import Window, pixels, spread
 
 _aten = torch.ops.aten
@@ -134,6 +135,7 @@ class WatchProducts(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, model: nn.Module, visit: Visit) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        refuse_inference_mode(model)
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._visit = visit
         self.others: set[str] = set()

@@ -13,6 +13,7 @@ from secateur.errors import DataError, ModelError
 from secateur.torch.attention import open_attention
 from secateur.torch.batches import Batches, Loss, batch_size, loss_of, take
 from secateur.torch.capture import Inputs
+from secateur.torch.inference import refuse_inference_mode
 from secateur.torch.replicate import replicate
 from secateur.torch.scores.weights import weights_of
 
@@ -135,6 +136,7 @@ def gradients_on(
     Raises:
         DataError: The loss is not finite, or does not depend on the parameters; or the batch does not fit the model.
     """
+    refuse_inference_mode(model)
     # The fused recurrent kernels of CUDA refuse to go backwards in eval mode.
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     fused = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not recurrent)
