@@ -240,6 +240,18 @@ def test_a_tensor_wrongly_counted_as_gone_fails_the_count() -> None:
     assert sum(p.numel() for p in sc.compact(model, plan).parameters()) != mutant.cost(plan).parameters
 
 
+def test_to_print_a_network_runs_no_model() -> None:
+    model, inputs, _ = built("pre-norm")
+    network = sc.trace(model, inputs)
+    runs: list[object] = []
+    handle = model.register_forward_pre_hook(lambda *_: runs.append(None))
+    assert "branches" not in str(network)
+    assert not runs
+    handle.remove()
+    names = [branch.name for branch in network.branches]
+    assert all(name in str(network) for name in names)
+
+
 def test_an_outer_branch_takes_the_inner_one_along() -> None:
     model, inputs, _ = built("nested")
     network = sc.trace(model, inputs)

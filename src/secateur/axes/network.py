@@ -124,6 +124,11 @@ class Network:
         return self.find_branches()
 
     @property
+    def knows_branches(self) -> bool:
+        """Whether somebody has asked for its branches."""
+        return "_branches" in vars(self)
+
+    @property
     def branches(self) -> tuple[Branch, ...]:
         """What can be removed whole, in the order in which the network adds it up."""
         return self._branches.removable

@@ -4,7 +4,7 @@ from secateur.axes import BRANCHES, Axis, Frozen, Network
 
 
 def describe(network: Network) -> str:
-    """What `print(network)` shows."""
+    """What `print(network)` shows; branches only where they are known already, for to look for them takes runs of the model."""
     cost = network.cost()
     head = (
         f"{len(network.axes)} axes with {network.unit_count:,} units; "
@@ -24,7 +24,7 @@ def _row(axis: Axis) -> tuple[str, str, str, str, str]:
 
 def _branches(network: Network) -> list[str]:
     """What can be removed whole, numbered as `network.plan({"branches": ...})` takes it."""
-    if not network.branches:
+    if not network.knows_branches or not network.branches:
         return []
     every = range(len(network.branches))
     rows = [(BRANCHES, "parameters", "MACs", "goes with", "joins at")]
@@ -49,7 +49,7 @@ def _frozen(network: Network) -> list[str]:
     for item in network.frozen:
         groups.setdefault((item.reason, item.where), []).append(item)
     places: dict[str, list[str]] = {}
-    for branch in network.frozen_branches:
+    for branch in network.frozen_branches if network.knows_branches else ():
         places.setdefault(branch.reason, []).append(branch.where)
     lines = ["frozen:"] if groups or places else []
     for (reason, where), items in groups.items():
