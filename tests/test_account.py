@@ -1,12 +1,14 @@
 """The record of a run says what it ran with, as far as that can be known."""
 
 from importlib.metadata import PackageNotFoundError
+from typing import Any
 
 import pytest
 import torch
 
 import secateur as sc
 from secateur import account
+from secateur.report import render
 
 
 def test_a_source_tree_that_is_not_installed_can_prune(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,3 +23,43 @@ def test_a_source_tree_that_is_not_installed_can_prune(monkeypatch: pytest.Monke
     model = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
     result = sc.prune(model, torch.zeros(1, 4), budget=sc.Budget(macs=0.5), measure=False)
     assert result.report.reproduction.versions["secateur"] == "unknown"
+
+
+class Residual(torch.nn.Module):
+    """Adds what a hidden layer makes of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = x + self.mlp(x)
+        return out
+
+
+def test_the_report_lists_the_branches_that_a_plan_chose_among() -> None:
+    def second_goes(*_: object, **__: object) -> Any:
+        return lambda network, scores: network.plan({"branches": [0]})
+
+    model = torch.nn.Sequential(Residual(), Residual())
+    result = sc.prune(
+        model,
+        torch.zeros(1, 4),
+        budget=sc.Budget(macs=0.5),
+        allocation=second_goes,
+        score=sc.scores.Magnitude(),
+        measure=False,
+    )
+    first, second = result.report.branches
+    assert (first.name, first.stays, second.name, second.stays) == ("0.mlp", True, "1.mlp", False)
+    assert (second.parameters, second.macs) == (4 * 8 + 8 + 8 * 4 + 4, 2 * 4 * 8)
+    page = render(result.report)
+    assert "Which branches stay" in page
+    assert "account.<wbr>py:" in page  # the line that joins it
+
+
+def test_branches_that_no_plan_names_are_not_looked_for() -> None:
+    model = torch.nn.Sequential(Residual(), Residual())
+    result = sc.prune(model, torch.zeros(1, 4), budget=sc.Budget(macs=0.5), measure=False)
+    assert result.report.branches == ()
+    assert not result.network.knows_branches

@@ -16,10 +16,11 @@ from torch import nn
 
 from secateur.allocate import Budget
 from secateur.artefact.sparse import stored_bytes
-from secateur.axes import Cost, Network, Plan, Scores
+from secateur.axes import BRANCHES, Cost, Network, Plan, Scores
 from secateur.errors import DataError
 from secateur.report import (
     AxisRecord,
+    BranchRecord,
     FrozenRecord,
     Goal,
     LatencyRecord,
@@ -132,6 +133,7 @@ def record(
         goals=_goals(budget, dense, pruned),
         steps=tuple(run.steps),
         axes=tuple(_axis(network, plan, scores, dense, i) for i in range(len(network.axes))),
+        branches=_branches(network, plan),
         weights=weight_records(sparse),
         frozen=_frozen(network),
         latency=latency,
@@ -214,6 +216,17 @@ def _axis(network: Network, plan: Plan, scores: Scores, dense: Cost, index: int)
         scores=tuple(values.tolist()),
         cost_share=share,
         kind=axis.kind,
+    )
+
+
+def _branches(network: Network, plan: Plan) -> tuple[BranchRecord, ...]:
+    """Every branch, where the plan says which of them stay; where it does not, they need not be looked for."""
+    if BRANCHES not in plan.kept:
+        return ()
+    costs = map(network.branch_cost, range(len(network.branches)))
+    return tuple(
+        BranchRecord(branch.name, branch.where, number in plan.kept[BRANCHES], cost.parameters, cost.macs)
+        for number, (branch, cost) in enumerate(zip(network.branches, costs, strict=True))
     )
 
 

@@ -2,13 +2,24 @@
 
 from secateur.report.comparison import Goal, LatencyRecord, Row, Times
 from secateur.report.page import PAGE, RECORD, render, write
-from secateur.report.record import AxisRecord, FrozenRecord, Machine, Proof, Reproduction, RunRecord, Step, WeightRecord
+from secateur.report.record import (
+    AxisRecord,
+    BranchRecord,
+    FrozenRecord,
+    Machine,
+    Proof,
+    Reproduction,
+    RunRecord,
+    Step,
+    WeightRecord,
+)
 from secateur.report.table import comparison_table
 
 __all__ = [
     "PAGE",
     "RECORD",
     "AxisRecord",
+    "BranchRecord",
     "FrozenRecord",
     "Goal",
     "LatencyRecord",

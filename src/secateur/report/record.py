@@ -77,6 +77,25 @@ class AxisRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class BranchRecord:
+    """What became of one branch, of which all goes or nothing.
+
+    Attributes:
+        name: The smallest module that holds most of it.
+        where: The line of code that joins it.
+        stays: Whether it stays.
+        parameters: The dense network's parameters that go with it.
+        macs: The MACs that do.
+    """
+
+    name: str
+    where: str
+    stays: bool
+    parameters: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
 class WeightRecord:
     """What became of one weight, of which single entries went.
 
@@ -177,6 +196,7 @@ class RunRecord:
         goals: What was asked for.
         steps: The metrics through the run, in its order; the first step is the dense network.
         axes: What became of each axis, in the order in which the network meets them.
+        branches: What became of each branch, where the plan says so.
         weights: What became of each weight that is sparse, in the order in which they run.
         frozen: What had to stay, and why.
         latency: Measured times.
@@ -201,6 +221,7 @@ class RunRecord:
     goals: tuple[Goal, ...] = ()
     steps: tuple[Step, ...] = ()
     axes: tuple[AxisRecord, ...] = ()
+    branches: tuple[BranchRecord, ...] = ()
     weights: tuple[WeightRecord, ...] = ()
     frozen: tuple[FrozenRecord, ...] = ()
     latency: tuple[LatencyRecord, ...] = ()
