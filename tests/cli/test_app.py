@@ -10,6 +10,7 @@ import pytest
 from tests.cli.conftest import Ended
 
 import secateur as sc
+from secateur.cli import main
 from secateur.cli.app import EXAMPLE
 from secateur.cli.models import load_model
 
@@ -35,6 +36,30 @@ def test_the_help_of_prune_shows_a_complete_job_as_it_is(secateur: Command, monk
 )
 def test_a_wrong_command_line_ends_with_2(secateur: Command, arguments: tuple[str, ...]) -> None:
     assert secateur(*arguments).code == 2
+
+
+@pytest.mark.parametrize("arguments", [("prunee",), ("inspect",), ("prune", "--seed", "3")])
+def test_machines_are_told_of_a_wrong_command_line_in_json(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["secateur", *arguments, "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    said = json.loads(err)
+    assert (ended.value.code, out, said["error"], said["exit_code"]) == (2, "", "JobError", 2)
+    assert said["message"].endswith("See secateur --help")
+
+
+def test_a_command_with_json_ends_with_its_own_code(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model, code in (("net.py:build_with_inputs", None), ("net.py:nothing", 2)):
+        monkeypatch.setattr(sys, "argv", ["secateur", "inspect", model, "--json"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == code
+        json.loads("".join(capsys.readouterr()))
 
 
 def test_inspect_shows_axes_costs_and_what_is_frozen(folder: Path, secateur: Command) -> None:

@@ -77,6 +77,13 @@ def test_distillation_is_a_switch_or_a_table() -> None:
         ("budget = 0.5", "budget = 0.5: it must be a"),
         ("inputs = '1x3'\n[budget]", "inputs = '1x3': it must be a list"),
         ("[budget]\nmacs = '0.5'", "budget.macs = '0.5': it must be a number"),
+        (
+            "[budget]\nmacs = 50",
+            "budget.macs = 50: it is a share of the dense network, a number in (0, 1]; got 50.0; for 50 %",
+        ),
+        ("[budget]\nmacs = nan", "budget.macs = nan: it is a share"),
+        ("[budget]\nbytes = 0", "budget.bytes = 0: it is a share"),
+        ("[budget]", "budget = {}: it limits nothing; give params, macs or bytes"),
         ("[budget]\n[sparsify]\nsparsiti = 0.5", "there is no key 'sparsify.sparsiti'; did you mean 'sparsity'?"),
         ("[budget]\n[sparsify]\nlength = 512", "there is no key 'sparsify.length'"),
         ("[budget]\n[sparsify]\nsamples = 0", "sparsify.samples = 0: it must be greater than or equal to 1"),

@@ -237,8 +237,8 @@ def test_options_of_the_choices_are_followed(folder: Path, secateur: Command) ->
     ("old", "new", "code", "message"),
     [
         ("macs = 0.5", "macs = 0.0001", 4, "BudgetError: "),
-        ("macs = 0.5", "macs = 50", 4, "for 50 % write 0.5"),
-        ("macs = 0.5", "", 4, "the budget limits nothing"),
+        ("macs = 0.5", "macs = 50", 2, "job.toml: budget.macs = 50: it is a share"),
+        ("macs = 0.5", "", 2, "budget = {}: it limits nothing"),
         ("macs = 0.5", "mac = 0.5", 2, "did you mean 'macs'?"),
         ("output =", 'exclude = ["nothing_like_it*"]\noutput =', 2, "nothing_like_it"),
         ("net.py:batches", "net.py:batchs", 2, "did you mean 'batches'?"),

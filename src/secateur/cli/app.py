@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from secateur.cli.bench import compare, load_subject
 from secateur.cli.demonstration import run_demo
-from secateur.cli.exits import reported, table_of_codes
+from secateur.cli.exits import exit_code, reported, say, table_of_codes
 from secateur.cli.inspection import Inspection
 from secateur.cli.job import read_job, read_sparse_job
 from secateur.cli.models import load_model
@@ -21,11 +21,14 @@ from secateur.cli.page import Page
 from secateur.cli.progress import Stages
 from secateur.cli.run import run_job
 from secateur.cli.sparse_run import run_sparse_job
+from secateur.errors import JobError
 from secateur.report import RECORD, RunRecord, write
 from secateur.torch import trace
 from secateur.torch.graph import in_form
 
 MODEL = "module:factory, path/file.py:factory, timm/NAME, torchvision/NAME or hf/FOLDER"
+UsageError: type[Any] = typer.BadParameter.__bases__[0]
+"""What a command line that cannot be understood raises; typer has no name for it, and a copy of click of its own."""
 PIPED_WIDTH = 120
 """Columns of the output where no terminal says how many there are."""
 
@@ -93,8 +96,15 @@ class Result(Protocol):
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line. What cannot be understood is told to machines as all other errors are."""
+    if "--json" not in sys.argv[1:]:
+        app()
+    try:
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        code = exit_code(JobError())
+        say("JobError", f"{error.format_message()} See secateur --help", code, as_json=True)
+    sys.exit(code)
 
 
 @app.command(help="Train a small network on real images, prune it, prove it, measure it, and write a report.")

@@ -64,14 +64,14 @@ def reported(*, as_json: bool, debug: bool) -> Iterator[None]:
     except typer.Exit:
         raise
     except KeyboardInterrupt:
-        _say("interrupted", "stopped before it was done", INTERRUPTED, as_json=as_json)
+        say("interrupted", "stopped before it was done", INTERRUPTED, as_json=as_json)
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:  # noqa: BLE001  the last place where a person can be told what happened
         if debug:
             traceback.print_exc()
         code = exit_code(error)
         message = str(error) if isinstance(error, SecateurError) else _unexpected(error, debug)
-        _say(type(error).__name__, message, code, as_json=as_json)
+        say(type(error).__name__, message, code, as_json=as_json)
         raise typer.Exit(code) from None
 
 
@@ -81,7 +81,8 @@ def _unexpected(error: Exception, debug: bool) -> str:
     return f"unexpected {type(error).__name__}: {error} ({innermost.filename}:{innermost.lineno}){hint}"
 
 
-def _say(kind: str, message: str, code: int, *, as_json: bool) -> None:
+def say(kind: str, message: str, code: int, *, as_json: bool) -> None:
+    """Tell of an error on stderr."""
     if as_json:
         sys.stderr.write(json.dumps({"error": kind, "message": message, "exit_code": code}) + "\n")
         return

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
+from secateur.allocate.budget import exact_share
 from secateur.cli.objects import nearest
-from secateur.errors import JobError
+from secateur.errors import BudgetError, JobError
 
 
 class _Table(BaseModel):
@@ -19,12 +20,30 @@ class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+def _share(value: float) -> float:
+    """A share that a budget can have; else what is wrong with it, as pydantic tells it."""
+    try:
+        exact_share("it", value)
+    except BudgetError as error:
+        raise PydanticCustomError("share", "{wrong}", {"wrong": str(error)}) from error
+    return value
+
+
+Share = Annotated[float, AfterValidator(_share)]
+
+
 class Shares(_Table):
     """`[budget]`: which share of the dense network's costs may stay."""
 
-    params: float | None = None
-    macs: float | None = None
-    bytes: float | None = None
+    params: Share | None = None
+    macs: Share | None = None
+    bytes: Share | None = None
+
+    @model_validator(mode="after")
+    def _limits(self) -> "Shares":
+        if not any((self.params, self.macs, self.bytes)):
+            raise PydanticCustomError("limits", "it limits nothing; give params, macs or bytes, such as macs = 0.5")
+        return self
 
 
 class Choice(BaseModel):
