@@ -78,6 +78,13 @@ def test_inspect_shows_axes_costs_and_what_is_frozen(folder: Path, secateur: Com
     assert ended.err == ""
 
 
+def test_inspect_takes_inputs_that_fit_in_no_memory(folder: Path, secateur: Command) -> None:
+    ended = secateur("inspect", "net.py:Net", "--input", "1000000x1x1000x1000")
+
+    assert ended.code == 0, ended.err
+    assert "Net: 1 axis with 8 units" in ended.out
+
+
 def test_inspect_gives_machines_everything(folder: Path, secateur: Command) -> None:
     found = json.loads(secateur("inspect", "net.py:Net", "--input", "1x1x6x6", "--json").out)
 

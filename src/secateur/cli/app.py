@@ -129,7 +129,7 @@ def inspect(
 
     def work(stages: Stages) -> Result:
         with stages.stage("load"):
-            subject = load_model(model, inputs=tuple(inputs or ()))
+            subject = load_model(model, inputs=tuple(inputs or ()), drawn=form != "module")
         with stages.stage("trace"):
             network = trace(in_form(subject.model, form, subject.inputs), subject.inputs)
         return Inspection.of(subject.name, network)

@@ -34,7 +34,12 @@ class Subject:
 
 
 def load_model(
-    spec: str, *, inputs: tuple[str, ...] = (), weights: str | None = None, folder: Path = Path()
+    spec: str,
+    *,
+    inputs: tuple[str, ...] = (),
+    weights: str | None = None,
+    folder: Path = Path(),
+    drawn: bool = True,
 ) -> Subject:
     """Build a model.
 
@@ -44,6 +49,7 @@ def load_model(
         inputs: The shapes of its arguments, as `parse_inputs` takes them; by default the factory's own or the library's.
         weights: A file with its weights, safetensors or a state dict of torch; by default it stays as it was built.
         folder: What paths are relative to.
+        drawn: Whether inputs of given shapes have values, for a model that runs on them.
 
     Raises:
         JobError: The specification is not understood, or no inputs are known.
@@ -61,7 +67,7 @@ def load_model(
     model.eval()
     if weights is not None:
         load_weights(model, folder / weights)
-    given = parse_inputs(inputs) if inputs else own
+    given = parse_inputs(inputs, drawn=drawn) if inputs else own
     if given is None:
         raise JobError(
             f"{spec} says nothing of its inputs: give their shapes, such as 1x3x224x224, or let it return (model, inputs)"
