@@ -37,6 +37,7 @@ from secateur.sparse import SparseResult
 from secateur.targets import Measurement
 from secateur.torch import Inputs, Proof, TracedNetwork
 from secateur.torch.graph import graph_of
+from secateur.torch.state import evaluating
 from secateur.torch.structure import tensors_in
 from secateur.train.protocol import Step as TrainingStep
 
@@ -89,14 +90,8 @@ class Run:
         """Evaluate the model after a step, in eval mode, with its modes put back."""
         if self.evaluate is None:
             return
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()
-        try:
-            with self.stage("evaluate"), torch.no_grad():
-                metrics = self.evaluate(model)
-        finally:
-            for module, training in modes:
-                module.training = training
+        with self.stage("evaluate"), evaluating(model), torch.no_grad():
+            metrics = self.evaluate(model)
         found = metrics if isinstance(metrics, Mapping) else {"accuracy": metrics}
         try:
             self.steps.append(Step(step, {str(name): 100 * float(value) for name, value in found.items()}))

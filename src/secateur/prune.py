@@ -16,11 +16,11 @@ from secateur.sparse import SparseResult, WeightPlan
 from secateur.targets import measure as measure_eager
 from secateur.torch import Inputs, Proof, TracedNetwork, compact, trace, verify
 from secateur.torch import scores as criteria
-from secateur.torch.apply import state_of
 from secateur.torch.batches import split_batch
 from secateur.torch.compensate import Compensation, Refit, compensate
 from secateur.torch.graph import in_form
 from secateur.torch.replicate import replicate
+from secateur.torch.state import state_of
 from secateur.train.masked import masked
 from secateur.train.own import OwnTraining, as_recovery
 from secateur.train.recover import FineTune

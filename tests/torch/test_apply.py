@@ -9,7 +9,8 @@ from torch import nn
 
 import secateur as sc
 from secateur.errors import ModelError, PlanError
-from secateur.torch.apply import plan_of, state_of
+from secateur.torch.apply import plan_of
+from secateur.torch.state import state_of
 
 
 def network_of(model: nn.Module, inputs: object = None) -> sc.TracedNetwork:

@@ -16,11 +16,12 @@ from secateur.axes import Plan
 from secateur.errors import DataError, ModelError
 from secateur.testing.zoo import ZOO, ZooEntry, in_float64
 from secateur.torch import TracedNetwork
-from secateur.torch.apply import plan_of, state_of
+from secateur.torch.apply import plan_of
 from secateur.torch.calibrate import Calibrate
 from secateur.torch.capture import call
 from secateur.torch.compensate import Compensation, FoldMean, ReestimateBatchNorm, Refit, compensate
 from secateur.torch.least_squares import refit
+from secateur.torch.state import state_of
 
 EXACT = Refit(ridge=0)
 PARALLEL = Refit(ridge=0, in_sequence=False)

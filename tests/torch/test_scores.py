@@ -16,10 +16,10 @@ from secateur.axes import Scores
 from secateur.errors import DataError, ModelError
 from secateur.testing.zoo import ZOO, ZooEntry, in_float64
 from secateur.torch import TracedNetwork
-from secateur.torch.apply import state_of
 from secateur.torch.batches import loss_of
 from secateur.torch.capture import call
 from secateur.torch.scores import BatchNormScale, Energy, Fisher, Magnitude, Random, Score, Taylor
+from secateur.torch.state import state_of
 from secateur.torch.verify import permute
 
 Batch = tuple[Tensor, Tensor]

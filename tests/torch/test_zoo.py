@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 from secateur.axes import Axis, Integers, Network, Slot
 from secateur.testing.zoo import ZOO, ZooEntry
 from secateur.torch import compact, trace, verify
-from secateur.torch.apply import state_of
 from secateur.torch.replicate import replicate
+from secateur.torch.state import state_of
 from secateur.torch.verify import permutation_error
 
 NUMERIC = [entry for entry in ZOO if entry.numeric]

@@ -11,6 +11,7 @@ from secateur.axes import AttributeChange, Plan
 from secateur.errors import ArtefactError
 from secateur.torch.graph import graph_of
 from secateur.torch.settings import integers_of
+from secateur.torch.state import state_of
 
 
 def storable_state(model: nn.Module) -> dict[str, Tensor]:
@@ -43,7 +44,7 @@ def ties_of(state: Mapping[str, Tensor]) -> dict[str, str]:
 
 def plan_not_applied(model: nn.Module, plan: Plan) -> Iterator[str]:
     """Where the model's tensors have not the shapes that the plan leads to."""
-    tensors = named_tensors(model)
+    tensors = state_of(model, each_name=True)
     for cut in plan.tensors:
         if cut.name not in tensors:
             yield f"{cut.name} is missing in the model"
@@ -53,7 +54,7 @@ def plan_not_applied(model: nn.Module, plan: Plan) -> Iterator[str]:
 
 def plan_complaints(model: nn.Module, plan: Plan) -> Iterator[str]:
     """Where a dense model is not the one that the plan was made for."""
-    tensors = named_tensors(model)
+    tensors = state_of(model, each_name=True)
     for name, tensor in tensors.items():
         if tensor.is_meta or torch.nn.parameter.is_lazy(tensor):
             yield f"{name} is on the meta device or has no shape yet; it needs memory to load into"
@@ -79,11 +80,6 @@ def state_complaints(state: Mapping[str, Tensor], artefact: Artefact) -> Iterato
             yield f"{name} is tied to {ties.get(name, 'none')} in the model, to {artefact.ties.get(name, 'none')} in the artefact"
         if name in artefact.tensors and not _converts(artefact.tensors[name].dtype, state[name].dtype):
             yield f"{name} is {dtype_name(state[name].dtype)} in the model, {artefact.tensors[name].dtype} in the artefact"
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, also those that are not in the state dict, under each of their names."""
-    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
 
 
 def class_name(model: nn.Module) -> str:

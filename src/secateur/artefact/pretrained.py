@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from secateur.artefact.match import class_name, listed, named_tensors
+from secateur.artefact.match import class_name, listed
 from secateur.axes import Attribute, Expression
 from secateur.axes.sizes import attributes_of, describe, evaluate, invert
 from secateur.errors import ArtefactError
@@ -23,6 +23,7 @@ from secateur.torch import Inputs, plan_of
 from secateur.torch.capture import call
 from secateur.torch.settings import convert_integers
 from secateur.torch.size import Size, Tracker
+from secateur.torch.state import state_of
 from secateur.torch.structure import tensors_in
 
 
@@ -186,8 +187,8 @@ def _with_config(model: nn.Module, config: Any) -> Any:
 
 def _shape_equations(model: nn.Module, pattern: nn.Module, made: Made) -> Iterator[Equation]:
     """The sizes of the tensors, as far as the code of the class took them from its configuration."""
-    ours = named_tensors(model)
-    for name, tensor in named_tensors(pattern).items():
+    ours = state_of(model, each_name=True)
+    for name, tensor in state_of(pattern, each_name=True).items():
         _, sizes = made.get(id(tensor.untyped_storage()), (None, ()))
         for d, size in enumerate(sizes):
             if isinstance(size, Size) and name in ours and ours[name].ndim == len(sizes):

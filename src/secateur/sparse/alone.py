@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from secateur.errors import DataError
 from secateur.sparse.allocation import Alone
 from secateur.sparse.layers import Layer
-from secateur.torch.apply import state_of
 from secateur.torch.batches import batch_size
 from secateur.torch.calibrate import Calibrate, Moments
 from secateur.torch.capture import Inputs
 from secateur.torch.products import Product
 from secateur.torch.replicate import replicate
+from secateur.torch.state import state_of
 
 Solve = Callable[[Layer, Tensor, Moments, Sequence[int]], tuple[Tensor, float]]
 """The sparse weight of a layer and its relative error, of the dense weight, moments, and how many units go of each group."""

@@ -17,13 +17,13 @@ from secateur.sparse.layers import Layer, Survey
 from secateur.sparse.plan import WeightPlan
 from secateur.sparse.procedure import Procedure, Worth, ordered
 from secateur.sparse.result import LayerReport, SparseResult
-from secateur.torch.apply import state_of
 from secateur.torch.batches import batch_size, part, real_rows
 from secateur.torch.calibrate import Calibrate, evaluation_copy, undisturbed
 from secateur.torch.capture import Inputs
 from secateur.torch.products import Product
 from secateur.torch.side_by_side import side_by_side
 from secateur.torch.spill import give_back
+from secateur.torch.state import state_of
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import PlanError
-from secateur.torch.apply import state_of
 from secateur.torch.batches import batch_size, part, run
 from secateur.torch.calibrate import evaluation_copy, undisturbed
 from secateur.torch.capture import Inputs
 from secateur.torch.products import Product, WatchProducts
+from secateur.torch.state import state_of
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from secateur.sparse.patterns import Pattern
 from secateur.sparse.problem import Problem, Solved, Solver, keep, output_error
 from secateur.sparse.rounding import Rounding
 from secateur.torch import scores as criteria
-from secateur.torch.apply import state_of
 from secateur.torch.batches import Batches
 from secateur.torch.calibrate import Moments
+from secateur.torch.state import state_of
 
 Worth = criteria.WeightScore | Mapping[str, Tensor]
 """What gives the scores of a layer when it is its turn, or those of whole parameters, by name."""

@@ -22,12 +22,12 @@ from secateur.sparse.result import SparseResult
 from secateur.sparse.rounding import Rounding
 from secateur.sparse.solvers import Refit
 from secateur.torch import scores as criteria
-from secateur.torch.apply import state_of
 from secateur.torch.batches import Batches, batch_size, take
 from secateur.torch.calibrate import Calibrate
 from secateur.torch.capture import Inputs
 from secateur.torch.products import Product
 from secateur.torch.replicate import replicate
+from secateur.torch.state import state_of
 
 
 def sparsify(

@@ -11,6 +11,7 @@ from secateur.targets.measure import Effort, Measurement, take_turns
 from secateur.targets.memory import memory_of_one_run
 from secateur.torch import Inputs
 from secateur.torch.capture import call
+from secateur.torch.state import evaluating
 
 
 def measure(
@@ -56,7 +57,7 @@ def measure(
     if threads is not None and threads < 1:
         raise DataError(f"{threads} threads; give at least 1")
     # Not inference mode: what a model caches in it could never be trained with afterwards. The times are the same.
-    with _threads(threads), _evaluating(models), torch.no_grad():
+    with _threads(threads), evaluating(*models.values()), torch.no_grad():
         calls = {name: _run_of(model, inputs) for name, model in models.items()}
         latencies = take_turns(calls, effort)
         return {
@@ -91,19 +92,6 @@ def _stored_bytes(model: nn.Module) -> int:
 def _device(model: nn.Module) -> torch.device:
     devices = [tensor.device for tensor in (*model.parameters(), *model.buffers())]
     return devices[0] if devices else torch.device("cpu")
-
-
-@contextmanager
-def _evaluating(models: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Eval mode, and afterwards for each single module the mode it had."""
-    modes = [(module, module.training) for model in models.values() for module in model.modules()]
-    try:
-        for model in models.values():
-            model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from secateur.torch.layers import refresh_layer_sizes
 from secateur.torch.replicate import replicate
 from secateur.torch.settings import OURS, Copies, convert_integers, integers_of
 from secateur.torch.stand_in import remove, silence, unsilence
+from secateur.torch.state import state_of
 
 _PLAN = f"{OURS}plan"
 _MASK = f"{OURS}mask"
@@ -159,11 +160,6 @@ def plan_of(model: nn.Module) -> Plan | None:
     """The plan that made this model out of the dense one, or None for a dense model."""
     plan = model.__dict__.get(_PLAN)
     return plan if isinstance(plan, Plan) else None
-
-
-def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, tied ones once, under their first name."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def cut_tensor(tensor: Tensor, cut: TensorCut) -> Tensor:

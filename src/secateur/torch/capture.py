@@ -30,6 +30,7 @@ from secateur.torch.replicate import replicate
 from secateur.torch.rules import apply
 from secateur.torch.settings import SettingsWrittenError, SharedSettings
 from secateur.torch.size import remember_attributes
+from secateur.torch.state import state_of
 from secateur.torch.structure import tensors_in
 from secateur.torch.trial import Trial
 from secateur.torch.values import KnownValues
@@ -97,7 +98,7 @@ def watched(model: nn.Module, example_inputs: Inputs, recording: Recording | Non
         reason = str(error)
     created.recall()
     if reason:
-        if any(tensor.is_meta for tensor in _state(model).values()):
+        if any(tensor.is_meta for tensor in state_of(model).values()):
             raise CaptureError(
                 f"{type(model).__name__} looks at values while it runs ({reason}), but its parameters are on the meta device; "
                 "materialise them first, for example model.to_empty(device='cpu')"
@@ -140,7 +141,7 @@ def _branches(network: Network, model: nn.Module, inputs: Inputs, meta: bool, cr
         raise _changed(model, "its parameters and buffers have other names or shapes")
     if len(run.contractions) != len(network.contractions):
         raise _changed(model, "it runs other operators")
-    return branches_of(network, flow, copy, _state(copy), lambda units: _trial(model, inputs, meta, created)(units))
+    return branches_of(network, flow, copy, state_of(copy), lambda units: _trial(model, inputs, meta, created)(units))
 
 
 def _changed(model: nn.Module, how: str) -> ModelError:
@@ -208,7 +209,7 @@ def _watch_once(
 ) -> tuple[nn.Module, Run, Flow]:
     """Run a copy of the model, in which the attributes in `state` stay as they are; returns it, and what was seen."""
     copy, opened, moved, values = prepared(model, inputs, meta)
-    recorder = Recorder(_state(copy), {id(module): path for path, module in copy.named_modules()})
+    recorder = Recorder(state_of(copy), {id(module): path for path, module in copy.named_modules()})
     recorder.run.opened = tuple(opened)
     shared = SharedSettings(copy, state)
     lists = lists_of(copy)
@@ -219,7 +220,7 @@ def _watch_once(
         if isinstance(leaf, Tensor):
             recorder.learn(leaf, tuple(ONE if n == 1 else INPUT for n in leaf.shape), zero=False)
             recorder.roles.input(leaf)
-    watch = _Watch(recorder, values, {id(tensor) for tensor in _state(model).values()}, created)
+    watch = _Watch(recorder, values, {id(tensor) for tensor in state_of(model).values()}, created)
     if recording is not None:
         watch.whole = WholeFunctions(partial(recording.add, recorder))
     if flow is not None:
@@ -356,18 +357,6 @@ def open_paths() -> Iterator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers, tied ones once, under their first name."""
-    parameters: dict[int, tuple[str, Tensor]] = {}
-    buffers: dict[int, tuple[str, Tensor]] = {}
-    for path, module in model.named_modules():
-        for found, tensors in ((parameters, module._parameters), (buffers, module._buffers)):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    found.setdefault(id(tensor), (f"{path}.{name}" if path else name, tensor))
-    return dict((*parameters.values(), *buffers.values()))
 
 
 def _to_meta(tensor: Tensor) -> Tensor:

@@ -13,13 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.axes import BRANCHES, Axis, Integers, Network, Plan
 from secateur.errors import SecateurError, VerificationError
-from secateur.torch.apply import compact, mask, state_of
+from secateur.torch.apply import compact, mask
 from secateur.torch.capture import Inputs, TracedNetwork, call, same_numbers, watched
 from secateur.torch.operators import Recording
 from secateur.torch.places import line_of
 from secateur.torch.replicate import replicate
 from secateur.torch.rerun import check_operators, expected_steps
 from secateur.torch.short_list import reorder
+from secateur.torch.state import state_of
 from secateur.torch.structure import tensors_in
 
 TOLERANCE = {

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.errors import DataError, RecoveryError, SecateurError
 from secateur.torch.batches import Batches, Loss
+from secateur.torch.state import evaluating
 from secateur.train.best import Best
 from secateur.train.check import check_data, check_model, check_teacher, not_finite
 from secateur.train.distill import Distill
@@ -18,7 +19,7 @@ from secateur.train.held import Held
 from secateur.train.objective import Objective
 from secateur.train.only import Only, training_only
 from secateur.train.protocol import Progress, Step
-from secateur.train.restore import evaluating, seeded, training
+from secateur.train.restore import seeded, training
 from secateur.train.schedule import Schedule, cosine
 from secateur.train.update import OptimizerFactory, Updater
 

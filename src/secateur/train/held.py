@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from secateur.torch.apply import _MASK, state_of, unmasked_positions
+from secateur.torch.apply import _MASK, unmasked_positions
+from secateur.torch.state import state_of
 
 
 def is_masked(model: nn.Module) -> bool:

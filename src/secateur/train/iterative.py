@@ -15,10 +15,10 @@ from secateur.sparse.counts import share_of
 from secateur.sparse.layers import survey
 from secateur.sparse.patterns import Pattern, Unstructured
 from secateur.sparse.result import LayerReport
-from secateur.torch.apply import state_of
 from secateur.torch.capture import Inputs
 from secateur.torch.replicate import replicate
 from secateur.torch.scores import Magnitude, WeightScore
+from secateur.torch.state import state_of
 from secateur.train.gradual import towards
 from secateur.train.masked import masked
 from secateur.train.method import Weights, check_choice, lowest

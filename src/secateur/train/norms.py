@@ -10,9 +10,9 @@ from secateur.torch.batches import Batches, run, take
 from secateur.torch.calibrate import undisturbed
 from secateur.torch.compensate.batchnorm import AT_ONCE, Written, measured, observed
 from secateur.torch.join import together
+from secateur.torch.state import evaluating
 from secateur.train.check import check_model, check_teacher
 from secateur.train.protocol import Progress
-from secateur.train.restore import evaluating
 
 
 @dataclass(frozen=True, slots=True)

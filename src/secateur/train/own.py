@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import RecoveryError
-from secateur.torch.apply import plan_of, state_of
+from secateur.torch.apply import plan_of
 from secateur.torch.batches import Batches
+from secateur.torch.state import state_of
 from secateur.train.check import not_finite
 from secateur.train.finetune import FineTune
 from secateur.train.protocol import Progress, Recovery

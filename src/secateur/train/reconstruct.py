@@ -16,11 +16,11 @@ from secateur.torch.batches import Batches, is_out_of_memory, take
 from secateur.torch.calibrate import undisturbed
 from secateur.torch.replicate import replicate
 from secateur.torch.side_by_side import Call, side_by_side, watch_modules
+from secateur.torch.state import evaluating
 from secateur.train.check import check_model, check_teacher
 from secateur.train.finetune import FineTune
 from secateur.train.held import is_masked
 from secateur.train.protocol import Progress
-from secateur.train.restore import evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class Reconstruct:
                 del left[name]
                 logger.info("%s: reconstructed", name)
 
-        with evaluating(model), evaluating(teacher), undisturbed(model):
+        with evaluating(model, teacher), undisturbed(model):
             side_by_side(models, pieces * 2, names, mend, partial(watch_modules, names))
         if left:
             raise DataError(

@@ -8,6 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from secateur.torch.state import evaluating, same_modes
+
+__all__ = ["evaluating", "seeded", "training"]
+
 
 @contextmanager
 def training(model: nn.Module) -> Iterator[None]:
@@ -16,31 +20,17 @@ def training(model: nn.Module) -> Iterator[None]:
     A model that is in train mode already stays as it is, with those of its modules that somebody put into eval mode. Modules with
     frozen parameters and buffers, such as a frozen batch normalisation, go into eval mode, or their statistics would change.
     """
-    modes = {module: module.training for module in model.modules()}
     model.zero_grad(set_to_none=True)
     try:
-        if not model.training:
-            model.train()
-        for module in model.modules():
-            if _is_frozen_with_buffers(module):
-                module.training = False
-        with torch.inference_mode(False), torch.enable_grad():
+        with same_modes(model), torch.inference_mode(False), torch.enable_grad():
+            if not model.training:
+                model.train()
+            for module in model.modules():
+                if _is_frozen_with_buffers(module):
+                    module.training = False
             yield
     finally:
         model.zero_grad(set_to_none=True)
-        _set_modes(modes)
-
-
-@contextmanager
-def evaluating(model: nn.Module | None) -> Iterator[None]:
-    """Eval mode inside; afterwards every module is in the mode it was in."""
-    modes = {} if model is None else {module: module.training for module in model.modules()}
-    try:
-        if model is not None:
-            model.eval()
-        yield
-    finally:
-        _set_modes(modes)
 
 
 @contextmanager
@@ -72,8 +62,3 @@ def _is_frozen_with_buffers(module: nn.Module) -> bool:
     parameters = list(module.parameters(recurse=False))
     frozen = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
     return frozen and any(True for _ in module.buffers(recurse=False))
-
-
-def _set_modes(modes: dict[nn.Module, bool]) -> None:
-    for module, mode in modes.items():
-        module.training = mode

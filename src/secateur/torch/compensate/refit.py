@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from secateur.axes import Plan
 from secateur.errors import DataError
-from secateur.torch.apply import state_of
 from secateur.torch.batches import Batches, batch_size, run, take
 from secateur.torch.calibrate import Calibrate, evaluation_copy, undisturbed
 from secateur.torch.capture import Inputs, TracedNetwork
@@ -19,6 +18,7 @@ from secateur.torch.compensate.consumer import Consumer, survey
 from secateur.torch.join import joined
 from secateur.torch.least_squares import Fit, Gap, close, fold_mean, refit
 from secateur.torch.products import Product, WatchProducts
+from secateur.torch.state import state_of
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from torch import nn
 
 from secateur.axes import Plan
 from secateur.errors import ModelError
-from secateur.torch.apply import state_of
 from secateur.torch.batches import Batches, check_repeatable
 from secateur.torch.capture import TracedNetwork
 from secateur.torch.replicate import replicate
+from secateur.torch.state import evaluating, state_of
 
 
 class Compensation(Protocol):
@@ -67,12 +67,9 @@ def compensate(
     steps = list(steps)
     check_repeatable(batches, len(steps), "steps")
     mended = replicate(small, lambda tensor: tensor.detach().clone())
-    modes = [(module, module.training) for module in mended.modules()]
-    mended.eval()
-    for step in steps:
-        step(network, mended, plan, batches)
-    for module, training in modes:
-        module.training = training
+    with evaluating(mended):
+        for step in steps:
+            step(network, mended, plan, batches)
     return mended
 
 
