@@ -54,6 +54,15 @@ def test_times_are_the_percentiles_of_the_samples() -> None:
     assert times.spread == 25.0
 
 
+@pytest.mark.parametrize("count", [100, 1000])
+def test_the_spread_of_a_p99_is_what_repeated_measurements_show(count: int) -> None:
+    """Against 2,000 measurements of as many times each, of a skewed distribution."""
+    samples = np.random.default_rng(0).gamma(2, 1, (2000, count))
+    low, high = np.percentile(np.percentile(samples, 99, axis=1), [25, 75])
+    mean = np.mean([Times.of(tuple(each)).p99_spread or 0.0 for each in samples])
+    assert 0.8 <= mean / ((high - low) / 2) <= 1.2  # of 100, half of the range above the slowest is not seen: 0.85
+
+
 def test_the_rows_of_a_latency_are_the_medians_and_the_tails_of_each_network() -> None:
     generator = np.random.default_rng(3)
     dense, pruned = generator.gamma(2, 1, 301), generator.gamma(2, 1, 57)  # of different lengths
@@ -62,6 +71,10 @@ def test_the_rows_of_a_latency_are_the_medians_and_the_tails_of_each_network() -
     assert (median.dense, median.pruned) == (np.median(dense), np.median(pruned))
     assert (tail.dense, tail.pruned) == (np.percentile(dense, 99), np.percentile(pruned, 99))
     assert median.spread is not None
+    assert tail.spread is None  # of 57 times
+    long = LatencyRecord("batch of 1", tuple(dense), tuple(dense)).rows()[1]
+    assert long.spread == 2 * (Times.of(tuple(dense)).p99_spread,)
+    assert long.verdict == "same"
     assert median.better == tail.better == "lower"
 
 

@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy.special import betaincinv
 
 from secateur.errors import ArtefactError
+
+ENOUGH = 100
+"""Times that show a 99th percentile; of fewer, it is close to the slowest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,8 @@ class Row:
         pruned: Its value after.
         better: Which way is good.
         compare: `"ratio"` for sizes and times; `"difference"` for accuracies and other metrics.
-        spread: Half the interquartile range of dense and of pruned, in the unit, where it was measured repeatedly.
+        spread: Half the interquartile range of dense and of pruned, in the unit, where it was measured repeatedly; of a
+            percentile, that of where it lies.
 
     Example:
         >>> row = Row("MACs", "", 41_000_000, 20_500_000, better="lower")
@@ -96,6 +101,8 @@ class Times:
         median: The median.
         high: The third quartile.
         p99: The 99th percentile, interpolated linearly.
+        p99_spread: Half the range that the 99th percentile lies in with a probability of 1/2, whatever the distribution is;
+            None of fewer than 100 times, which do not show it.
     """
 
     count: int
@@ -103,11 +110,16 @@ class Times:
     median: float
     high: float
     p99: float
+    p99_spread: float | None
 
     @classmethod
     def of(cls, samples: tuple[float, ...]) -> "Times":
         """Summarise at least one sample."""
-        return cls(len(samples), *np.percentile(np.array(samples), [25, 50, 75, 99]).tolist())
+        # The share of all times below the k-th of n is distributed as Beta(k, n + 1 - k), here with k = 0.99 (n + 1).
+        count = len(samples)
+        shares = betaincinv(0.99 * (count + 1), 0.01 * (count + 1), [0.25, 0.75])
+        low, median, high, p99, below, above = np.percentile(samples, [25, 50, 75, 99, *(100 * shares)]).tolist()
+        return cls(count, low, median, high, p99, (above - below) / 2 if count >= ENOUGH else None)
 
     @property
     def spread(self) -> float:
@@ -138,9 +150,10 @@ class LatencyRecord:
             )
 
     def rows(self) -> tuple[Row, Row]:
-        """The median, with its spread, and the 99th percentile, as rows of the comparison."""
+        """The median and the 99th percentile, each with its spread, as rows of the comparison."""
         dense, pruned = Times.of(self.dense), Times.of(self.pruned)
+        tails = None if dense.p99_spread is None or pruned.p99_spread is None else (dense.p99_spread, pruned.p99_spread)
         return (
             Row("median latency", "ms", dense.median, pruned.median, "lower", spread=(dense.spread, pruned.spread)),
-            Row("p99 latency", "ms", dense.p99, pruned.p99, "lower"),
+            Row("p99 latency", "ms", dense.p99, pruned.p99, "lower", spread=tails),
         )
