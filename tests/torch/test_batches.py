@@ -205,7 +205,7 @@ def test_only_memory_is_taken_for_memory() -> None:
 
 def test_inputs_that_do_not_fit_are_named_with_their_shape() -> None:
     with pytest.raises(
-        DataError, match=r"Linear cannot run on a batch with inputs of shape \(8, 3\): RuntimeError"
+        DataError, match=r"Linear cannot run on a batch, or a part of one, with inputs of shape \(8, 3\): RuntimeError"
     ) as caught:
         run(nn.Linear(4, 2), X)
     assert isinstance(caught.value.__cause__, RuntimeError)

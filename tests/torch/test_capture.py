@@ -199,6 +199,15 @@ def test_a_value_dependent_model_on_meta_is_refused_with_the_way_out() -> None:
         sc.trace(model, torch.empty(2, 4, device="meta"))
 
 
+def test_the_forms_in_which_torch_could_call_an_operator_are_not_listed() -> None:
+    with pytest.raises(
+        CaptureError, match=r"invalid combination of arguments - got \(list, .*\) \(inside torch\)"
+    ) as caught:
+        sc.trace(nn.Conv2d(3, 4, 3), ([torch.zeros(1, 3, 5, 5)],))
+    assert "\n" not in str(caught.value)
+    assert "expected one of" not in str(caught.value)
+
+
 def test_inputs_that_do_not_fit_are_refused_with_the_line() -> None:
     with pytest.raises(CaptureError, match=r"cannot run on these example inputs.*test_capture.py:\d+"):
         sc.trace(Two(), torch.randn(2, 5))

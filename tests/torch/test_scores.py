@@ -513,7 +513,9 @@ def test_labels_that_are_no_class_are_refused_with_both_numbers(net: Net, batche
 
 def test_inputs_that_do_not_fit_are_refused_with_their_shape(net: Net, batches: list[Batch]) -> None:
     wrong = [(torch.zeros(2, 5, 4, 4, dtype=torch.float64), torch.zeros(2, dtype=torch.int64))]
-    with pytest.raises(DataError, match=r"Net cannot run on a batch with inputs of shape \(1, 5, 4, 4\)"):
+    with pytest.raises(
+        DataError, match=r"Net cannot run on a batch, or a part of one, with inputs of shape \(1, 5, 4, 4\)"
+    ):
         Fisher(microbatch=1)(traced(net, batches), wrong)
 
 

@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.errors import DataError, ModelError
 from secateur.torch.capture import Inputs, call
-from secateur.torch.places import line_of
+from secateur.torch.places import cause_of
 
 Batches = Iterable[Any]
 """Batches, as a loader gives them; see `split_batch`."""
@@ -183,10 +183,10 @@ def run(model: nn.Module, inputs: Inputs) -> Any:
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         if is_out_of_memory(error):
             raise
-        shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
         raise DataError(
-            f"{type(model).__name__} cannot run on a batch with inputs of shape {', '.join(map(str, shapes))}: "
-            f"{type(error).__name__}: {error} ({line_of(error)}); give batches of what the model was traced with"
+            f"{type(model).__name__} cannot run on a batch, or a part of one, with inputs of shape {shapes}: "
+            f"{cause_of(error)}; give batches of what the model was traced with"
         ) from error
 
 
@@ -257,8 +257,8 @@ def cross_entropy(output: Any, targets: Any) -> Tensor:
         _check_labels(logits, targets)
     elif targets.shape != logits.shape:
         raise DataError(
-            f"the targets {list(targets.shape)} of type {targets.dtype} do not fit the logits {list(logits.shape)}; "
-            "give labels of an integer type, or pass loss="
+            f"the targets {list(targets.shape)} of type {targets.dtype} do not fit the logits {list(logits.shape)}, "
+            "of a batch or a part of one; give labels of an integer type, or pass loss="
         )
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     return F.cross_entropy(logits, targets.to(logits.dtype if targets.is_floating_point() else torch.int64))
@@ -300,8 +300,8 @@ def _check_labels(logits: Tensor, targets: Tensor) -> None:
     expected = (logits.shape[0], *logits.shape[2:])
     if logits.ndim < 2 or tuple(targets.shape) != expected:
         raise DataError(
-            f"labels of shape {list(targets.shape)} do not fit logits of shape {list(logits.shape)} [batch, classes, ...]; "
-            "for another layout pass loss="
+            f"labels of shape {list(targets.shape)} do not fit logits of shape {list(logits.shape)} [batch, classes, ...], of a "
+            "batch or a part of one; for another layout pass loss="
         )
     counted = targets[targets != -100]
     if counted.numel() and (counted.min() < 0 or counted.max() >= logits.shape[1]):

@@ -24,7 +24,7 @@ from secateur.torch.inference import refuse_inference_mode
 from secateur.torch.layers import limit_layer_sizes
 from secateur.torch.leaks import Created
 from secateur.torch.operators import Recording, WholeFunctions, operator_of
-from secateur.torch.places import line_of
+from secateur.torch.places import cause_of
 from secateur.torch.recorder import INPUT, Recorder
 from secateur.torch.replicate import replicate
 from secateur.torch.rules import apply
@@ -287,7 +287,7 @@ def _run(model: nn.Module, inputs: Inputs, watch: "_Watch") -> Any:
         if watch.values is not None:
             raise _NeedsValuesError(f"{type(error).__name__}: {error}") from error
         raise CaptureError(
-            f"{type(model).__name__} cannot run on these example inputs: {type(error).__name__}: {error} ({line_of(error)}); "
+            f"{type(model).__name__} cannot run on these example inputs: {cause_of(error)}; "
             "check that model(example_inputs) works in eval mode"
         ) from error
 

@@ -40,6 +40,15 @@ def is_users(file: str) -> bool:
     return not file.startswith((_TORCH, _OURS, "<"))
 
 
+def cause_of(error: BaseException) -> str:
+    """An error of torch or of the user's code in one line: its type, what it says first, and the line of the user's code.
+
+    Below its first line, torch lists every form in which an operator can be called.
+    """
+    said = str(error).partition("\n")[0].removesuffix(", but expected one of:")
+    return f"{type(error).__name__}: {said} ({line_of(error)})"
+
+
 def line_of(error: BaseException) -> str:
     """The innermost line of the user's code in a traceback."""
     line, trace = "", error.__traceback__

@@ -15,7 +15,7 @@ from secateur.errors import VerificationError
 from secateur.torch.capture import Inputs, call, open_paths, prepared, same_numbers
 from secateur.torch.leaks import Created
 from secateur.torch.operators import PLACES, Operator, Recording, Shape, Step, WholeFunctions, operator_of, other_than
-from secateur.torch.places import line_of, running
+from secateur.torch.places import cause_of, running
 from secateur.torch.values import KnownValues
 
 
@@ -83,7 +83,7 @@ def _compared(
         with same_numbers(), open_paths(), compare, compare.whole:
             call(copy, moved)
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the same fault
-        failure = f"does not run as the model does: {type(error).__name__}: {error} ({line_of(error)})"
+        failure = f"does not run as the model does: {cause_of(error)}"
         return compare.count, compare.fault or failure
     compare.pass_over(None)
     if not compare.fault and compare.place < len(expected):

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.axes import StandIn
 from secateur.torch.branches import Unit
 from secateur.torch.flow import SUMS
-from secateur.torch.places import line_of, running
+from secateur.torch.places import cause_of, running
 from secateur.torch.rules.pointwise import at_zero
 from secateur.torch.rules.registry import RULES
 from secateur.torch.schema import operands, schema_of
@@ -98,8 +98,7 @@ class Trial(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             self._run(self)
         except Exception as error:  # noqa: BLE001 - the user's code may fail in any way
-            said = str(error).partition("\n")[0]
-            return f"{type(error).__name__}: {said} ({line_of(error)})"
+            return cause_of(error)
         finally:
             for module in replaced:
                 for parent, name in self._holders[module]:

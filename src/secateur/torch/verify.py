@@ -16,7 +16,7 @@ from secateur.errors import SecateurError, VerificationError
 from secateur.torch.apply import compact, mask
 from secateur.torch.capture import Inputs, TracedNetwork, call, same_numbers, watched
 from secateur.torch.operators import Recording
-from secateur.torch.places import line_of
+from secateur.torch.places import cause_of
 from secateur.torch.replicate import replicate
 from secateur.torch.rerun import check_operators, expected_steps
 from secateur.torch.short_list import reorder
@@ -317,7 +317,7 @@ def _run(model: nn.Module, inputs: Inputs, what: str, seed: int = 0) -> Any:
         with same_numbers(seed):
             return call(replicate(model, lambda tensor: tensor.detach()).eval(), inputs)
     except Exception as error:
-        raise VerificationError(f"{what} does not run: {type(error).__name__}: {error} ({line_of(error)})") from error
+        raise VerificationError(f"{what} does not run: {cause_of(error)}") from error
 
 
 def _blame_permutation(

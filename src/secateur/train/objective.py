@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.errors import DataError
 from secateur.torch.batches import Loss, cross_entropy, is_out_of_memory, logits_of, run, split_batch
-from secateur.torch.places import line_of
+from secateur.torch.places import cause_of
 from secateur.train.distill import Distill
 
 
@@ -101,7 +101,7 @@ def _computed(loss: Loss, output: Any, targets: Any) -> Any:
         if is_out_of_memory(error):
             raise
         raise DataError(
-            f"the loss cannot be computed: {type(error).__name__}: {error} ({line_of(error)}); the model returned "
+            f"the loss cannot be computed: {cause_of(error)}; the model returned "
             f"{_described(output)}, and the targets are {_described(targets)}"
         ) from error
 
