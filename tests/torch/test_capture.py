@@ -199,6 +199,30 @@ def test_a_value_dependent_model_on_meta_is_refused_with_the_way_out() -> None:
         sc.trace(model, torch.empty(2, 4, device="meta"))
 
 
+class Square(nn.Module):
+    """What is written is read as a square, of which rows and columns go together because one number says how many there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.write = 4, nn.Linear(3, 16)
+        self.rows, self.columns = nn.Parameter(torch.randn(4, 5)), nn.Parameter(torch.randn(4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        square = self.write(x).view(-1, self.width, self.width)
+        return (square @ self.rows).mT @ self.columns
+
+
+def test_a_slot_says_how_many_positions_go_with_a_unit_though_units_share_some() -> None:
+    model, x = Square(), torch.randn(2, 3)
+    network = sc.trace(model, x)
+    (axis,) = network.axes
+    slots = {str(slot): slot.positions for slot in axis.slots}
+    assert slots["write.weight:0"] == 4 + 4 - 1  # a row and a column
+    assert slots["rows:0"] == 1
+    small = sc.compact(model, network.plan({axis.name: [0, 2, 3]}))
+    assert model.write.out_features - small.get_submodule("write").out_features == slots["write.weight:0"]
+
+
 def test_the_forms_in_which_torch_could_call_an_operator_are_not_listed() -> None:
     with pytest.raises(
         CaptureError, match=r"invalid combination of arguments - got \(list, .*\) \(inside torch\)"

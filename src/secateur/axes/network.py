@@ -28,6 +28,7 @@ Scores = Mapping[str, NDArray[np.float64]]
 class Slot:
     """One place where the units of an axis live: `positions` positions a unit, along one dim of one tensor.
 
+    They are those that go when the unit goes. Where rows and columns of a square go together, units share some of them.
     A list of modules counts as a tensor of one dim.
     """
 
