@@ -8,6 +8,7 @@ import torch
 
 import secateur as sc
 from secateur import account
+from secateur.errors import DataError
 from secateur.report import render
 
 
@@ -63,3 +64,22 @@ def test_branches_that_no_plan_names_are_not_looked_for() -> None:
     result = sc.prune(model, torch.zeros(1, 4), budget=sc.Budget(macs=0.5), measure=False)
     assert result.report.branches == ()
     assert not result.network.knows_branches
+
+
+@pytest.mark.parametrize("measure", [(9, 12), {"accuracy": (9, 12), "margin": 0.5}])
+def test_a_measure_can_say_on_how_many_answers_it_rests(measure: Any) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    budget = sc.Budget(macs=0.5)
+    report = sc.prune(model, torch.zeros(1, 4), budget=budget, evaluate=lambda _: measure, measure=False).report
+    rows = {row.name: row for row in report.rows}
+    assert (rows["accuracy"].dense, rows["accuracy"].samples) == (75, 12)
+    assert "accuracy on 12" in render(report)
+    assert "accuracy on 12" in str(report)
+    assert "margin" not in rows or rows["margin"].samples is None
+
+
+@pytest.mark.parametrize("measure", ["much", (1, 0), (1, 2, 3), None])
+def test_what_is_no_share_is_refused(measure: Any) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
+    with pytest.raises(DataError, match=r"a number or a pair \(right, all\), or such by name"):
+        sc.prune(model, torch.zeros(1, 4), budget=sc.Budget(macs=0.5), evaluate=lambda _: measure)

@@ -41,6 +41,12 @@ from secateur.torch.state import evaluating
 from secateur.torch.structure import tensors_in
 from secateur.train.protocol import Step as TrainingStep
 
+Share = float | tuple[int, int]
+"""A number between 0 and 1; or how many answers are right, and how many there are."""
+
+Evaluate = Callable[[nn.Module], Share | Mapping[str, Share]]
+"""Measures a model: one share (called accuracy), or several by name; higher is better."""
+
 Progress = Callable[[str, int, int], None]
 """Called as `progress(stage, done, total)`."""
 
@@ -59,13 +65,15 @@ class Run:
         evaluate: The caller's measure of a model, or None.
         progress: The caller's callback, or None.
         steps: The metrics after each step so far.
+        samples: On how many answers each metric was measured, where the caller's measure says so.
     """
 
     name: str
     seed: int
-    evaluate: Callable[[nn.Module], float | Mapping[str, float]] | None = None
+    evaluate: Evaluate | None = None
     progress: Progress | None = None
     steps: list[Step] = field(default_factory=list)
+    samples: dict[str, int] = field(default_factory=dict)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -94,9 +102,13 @@ class Run:
             metrics = self.evaluate(model)
         found = metrics if isinstance(metrics, Mapping) else {"accuracy": metrics}
         try:
-            self.steps.append(Step(step, {str(name): 100 * float(value) for name, value in found.items()}))
-        except (TypeError, ValueError) as error:
-            raise DataError(f"evaluate(model) must return a number, or numbers by name; got {metrics!r}") from error
+            shares = {str(name): share_of(value) for name, value in found.items()}
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise DataError(
+                f"evaluate(model) must return a number or a pair (right, all), or such by name; got {metrics!r}"
+            ) from error
+        self.steps.append(Step(step, {name: 100 * value for name, (value, _) in shares.items()}))
+        self.samples.update((name, count) for name, (_, count) in shares.items() if count is not None)
         for name, value in self.steps[-1].metrics.items():
             if not -ROUNDING <= value <= 100 + ROUNDING:
                 raise DataError(f"evaluate(model) must return shares between 0 and 1; {name} is {value / 100:g}")
@@ -120,7 +132,7 @@ def record(
         model=run.name,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         rows=(
-            *_metric_rows(run.steps),
+            *_metric_rows(run),
             *_cost_rows(dense, pruned, measured),
             *weight_rows(network.model, sparse),
             *_measured_rows(latency, measured),
@@ -154,11 +166,27 @@ def weight_records(sparse: SparseResult) -> tuple[WeightRecord, ...]:
     return tuple(WeightRecord(layer.name, prod(layer.shape), layer.zeros, layer.error) for layer in sparse.report)
 
 
-def _metric_rows(steps: list[Step]) -> list[Row]:
-    if not steps:
+def share_of(value: Share) -> tuple[float, int | None]:
+    """A share as a measure may give it, and of how many answers it is: of a pair, how many are right and how many there are.
+
+    Example:
+        >>> share_of((9, 12)), share_of(0.75)
+        ((0.75, 12), (0.75, None))
+    """
+    if not isinstance(value, tuple):
+        return float(value), None
+    right, count = value
+    return float(right) / int(count), int(count)
+
+
+def _metric_rows(run: Run) -> list[Row]:
+    if not run.steps:
         return []
-    before, after = steps[0].metrics, steps[-1].metrics
-    return [Row(name, "%", value, after.get(name), "higher", compare="difference") for name, value in before.items()]
+    before, after = run.steps[0].metrics, run.steps[-1].metrics
+    return [
+        Row(name, "%", value, after.get(name), "higher", compare="difference", samples=run.samples.get(name))
+        for name, value in before.items()
+    ]
 
 
 def _cost_rows(dense: Cost, pruned: Cost, measured: Mapping[str, Measurement]) -> list[Row]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.account import Progress, Run, record
+from secateur.account import Evaluate, Progress, Run, record
 from secateur.allocate import Allocator, Budget, Global, Uniform
 from secateur.axes import Plan
 from secateur.errors import BudgetError, DataError, ModelError, PlanError, RecoveryError
@@ -24,9 +24,6 @@ from secateur.torch.state import state_of
 from secateur.train.masked import masked
 from secateur.train.own import OwnTraining, as_recovery
 from secateur.train.recover import FineTune
-
-Evaluate = Callable[[nn.Module], float | Mapping[str, float]]
-"""Measures a model: one share between 0 and 1 (called accuracy), or several by name; higher is better."""
 
 AllocationFactory = Callable[..., Allocator]
 Sparsify = Callable[..., SparseResult]
@@ -83,8 +80,8 @@ def prune(
         budget: What may remain, for example `Budget(macs=0.5)`.
         data: Training batches `(inputs, targets)`, mappings with labels, or bare inputs; gone through several times. Scores,
             compensation and recovery need it; without it units are chosen by magnitude and nothing is mended.
-        evaluate: `model -> accuracy`, or `model -> {name: share}`; shares lie between 0 and 1, higher is better. Called with the
-            model in eval mode, without gradients.
+        evaluate: `model -> accuracy`, or `model -> {name: share}`; shares lie between 0 and 1, higher is better. A pair `(right,
+            all)` is a share that says on how many answers it was measured. Called with the model in eval mode, without gradients.
         score: What a unit is worth; by default `Fisher` with labelled data, `Energy` with bare inputs, else `Magnitude`.
         allocation: Makes the allocator from `(budget, exclude=, multiple_of=)`: `allocate.Global`, `allocate.Uniform`, or a
             `functools.partial` of one.

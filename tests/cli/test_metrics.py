@@ -19,24 +19,24 @@ def logits_of(answers: Tensor, classes: int) -> Tensor:
     return nn.functional.one_hot(answers, classes).float()
 
 
-def test_accuracy_is_the_share_of_right_answers_over_all_batches() -> None:
+def test_accuracy_counts_right_answers_and_all_answers_over_all_batches() -> None:
     answers = torch.tensor([0, 1, 2, 1, 0])
     targets = torch.tensor([0, 1, 2, 2, 1])
     logits = logits_of(answers, 3)
 
-    assert accuracy(Answers(), [(logits[:4], targets[:4]), (logits[4:], targets[4:])]) == 0.6
+    assert accuracy(Answers(), [(logits[:4], targets[:4]), (logits[4:], targets[4:])]) == (3, 5)
 
 
 def test_targets_that_are_left_out_do_not_count() -> None:
     logits = logits_of(torch.tensor([[0, 1, 1]]), 2)
 
-    assert accuracy(Answers(), [(logits, torch.tensor([[0, 0, -100]]))]) == 0.5
+    assert accuracy(Answers(), [(logits, torch.tensor([[0, 0, -100]]))]) == (1, 2)
 
 
 def test_classes_may_be_in_the_second_dim_as_in_segmentation() -> None:
     answers = torch.randint(3, (2, 4, 5), generator=torch.Generator().manual_seed(0))
 
-    assert accuracy(Answers(), [(logits_of(answers, 3).movedim(-1, 1), answers)]) == 1
+    assert accuracy(Answers(), [(logits_of(answers, 3).movedim(-1, 1), answers)]) == (40, 40)
 
 
 @pytest.mark.parametrize(

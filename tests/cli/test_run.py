@@ -96,7 +96,7 @@ def test_the_last_lines_are_the_table(folder: Path, secateur: Command) -> None:
 
     heading = next(i for i, line in enumerate(lines) if line.split() == ["dense", "pruned", "change"])
     names = [line.split("  ")[0] for line in lines[heading + 2 :]]
-    assert names == ["accuracy", "parameters", "MACs", "bytes of weights"]
+    assert names == ["accuracy on 40", "parameters", "MACs", "bytes of weights"]
     assert "%" in lines[heading + 2]
 
 

@@ -15,15 +15,15 @@ LEFT_OUT = -100
 """Targets of this value count for nothing, as in torch's cross-entropy."""
 
 
-def accuracy(model: nn.Module, batches: Iterable[Any]) -> float:
-    """The share of the targets that the model gives the highest logit to.
+def accuracy(model: nn.Module, batches: Iterable[Any]) -> tuple[int, int]:
+    """How many of the targets the model gives the highest logit to, and how many there are.
 
     Args:
         model: In eval mode. Inputs and targets are moved to its device.
         batches: Of `(inputs, targets)`: targets are classes, int64, shaped like the logits without their classes.
 
     Returns:
-        0 to 1.
+        Both numbers, the second above 0.
 
     Raises:
         DataError: There are no batches, or targets that do not fit.
@@ -39,7 +39,7 @@ def accuracy(model: nn.Module, batches: Iterable[Any]) -> float:
         total += int(counted.sum())
     if not total:
         raise DataError("there is nothing to evaluate on: the data gave no batch with targets; give at least one")
-    return right / total
+    return right, total
 
 
 def _class_dim(logits: Tensor, targets: Any) -> int:

@@ -14,6 +14,7 @@ from torch import nn
 
 import secateur as sc
 from secateur import artefact, report
+from secateur.account import share_of
 from secateur.cli import choices
 from secateur.cli.data import Data, load_data
 from secateur.cli.job import Job, JobFile, Recovery, Sparsification
@@ -184,8 +185,8 @@ def _shown(evaluate: Evaluate, stages: Stages) -> Evaluate:
     def evaluated(model: nn.Module) -> Any:
         found = evaluate(model)
         named = found if isinstance(found, Mapping) else {"accuracy": found}
-        with suppress(TypeError, ValueError):  # what is no number is the library's to refuse
-            stages.note(", ".join(f"{name} {quantity(100 * float(value), '%')}" for name, value in named.items()))
+        with suppress(TypeError, ValueError, ZeroDivisionError):  # what is no number is the library's to refuse
+            stages.note(", ".join(f"{name} {quantity(100 * share_of(value)[0], '%')}" for name, value in named.items()))
         return found
 
     return evaluated

@@ -26,6 +26,7 @@ class Row:
         compare: `"ratio"` for sizes and times; `"difference"` for accuracies and other metrics.
         spread: Half the interquartile range of dense and of pruned, in the unit, where it was measured repeatedly; of a
             percentile, that of where it lies.
+        samples: On how many answers a share was measured; None where that was not told.
 
     Example:
         >>> row = Row("MACs", "", 41_000_000, 20_500_000, better="lower")
@@ -40,6 +41,12 @@ class Row:
     better: Literal["lower", "higher"]
     compare: Literal["ratio", "difference"] = "ratio"
     spread: tuple[float, float] | None = None
+    samples: int | None = None
+
+    @property
+    def title(self) -> str:
+        """What a table calls it."""
+        return self.name if self.samples is None else f"{self.name} on {self.samples:,}"
 
     @property
     def change(self) -> float | None:

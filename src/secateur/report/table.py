@@ -34,7 +34,7 @@ def comparison_table(record: RunRecord) -> Table:
 def _cells(row: Row) -> tuple[Text, ...]:
     values = zip((row.dense, row.pruned), row.spread or (None, None), strict=True)
     return (
-        Text(row.name),
+        Text(row.title),
         *(Text(measured(value, row.unit, spread)) for value, spread in values),
         Text(comparison(row), style="bold"),
         Text(row.verdict or "", style={"worse": "yellow", "unclear": "dim"}.get(row.verdict or "", "")),
