@@ -93,7 +93,7 @@ class Global:
         if self.per_cost:
             worth = _per_cost(worth, savings(network, ladder, self.budget)[ladder.axis])
         best_first = np.argsort(-worth, kind="stable")
-        return best_units(network, ranking, fill(network, ladder, best_first, self.budget, rules))
+        return best_units(network, ranking, fill(network, ranking, ladder, best_first, self.budget, rules))
 
     def _rules(self) -> Rules:
         return Rules(self.floor, self.multiple_of, self.exclude)
@@ -150,7 +150,9 @@ class Uniform:
         ranking = rank(network, scores, ladder)
         bundle = _bundles(network, ladder) if self.alike else ladder.axis
         smallest_share_first = np.lexsort((bundle, _shares(network, ladder)))
-        return best_units(network, ranking, fill(network, ladder, smallest_share_first, self.budget, rules, bundle))
+        return best_units(
+            network, ranking, fill(network, ranking, ladder, smallest_share_first, self.budget, rules, bundle)
+        )
 
     def _rules(self) -> Rules:
         return Rules(0, self.multiple_of, self.exclude)

@@ -8,12 +8,19 @@ import numpy as np
 
 from secateur.allocate.budget import Budget, fits
 from secateur.allocate.ladder import Ladder, Rules
-from secateur.axes import Integers, Network
+from secateur.allocate.rank import Ranking, cost_of_best
+from secateur.axes import Cost, Integers, Network
 from secateur.errors import BudgetError
 
 
 def fill(
-    network: Network, ladder: Ladder, order: Integers, budget: Budget, rules: Rules, bundle: Integers | None = None
+    network: Network,
+    ranking: Ranking,
+    ladder: Ladder,
+    order: Integers,
+    budget: Budget,
+    rules: Rules,
+    bundle: Integers | None = None,
 ) -> Integers:
     """Take the steps of a ladder in order, leaving out what does not fit.
 
@@ -22,6 +29,7 @@ def fill(
 
     Args:
         network: What it costs.
+        ranking: Which units the steps add.
         ladder: The steps.
         order: The steps by index, best first; the steps of one axis in their own order.
         budget: What must hold.
@@ -36,14 +44,13 @@ def fill(
         BudgetError: The bottom of the ladder is over the budget already.
     """
     limits = budget.limits(network.cost())
-    names = [axis.name for axis in network.axes]
 
     def holds(counts: Integers) -> bool:
-        return fits(network.cost(dict(zip(names, counts.tolist(), strict=True))), limits)
+        return fits(cost_of_best(network, ranking, counts), limits)
 
     counts = ladder.least
     if not holds(counts):
-        raise BudgetError(_out_of_reach(network, ladder, budget, rules))
+        raise BudgetError(_out_of_reach(network, cost_of_best(network, ranking, counts), ladder, budget, rules))
     bundle = ladder.axis if bundle is None else bundle
     while len(order):
         taken = _longest_run(holds, counts, ladder, order)
@@ -81,9 +88,8 @@ def _after(counts: Integers, ladder: Ladder, steps: Integers) -> Integers:
     return after
 
 
-def _out_of_reach(network: Network, ladder: Ladder, budget: Budget, rules: Rules) -> str:
+def _out_of_reach(network: Network, least: Cost, ladder: Ladder, budget: Budget, rules: Rules) -> str:
     dense = network.cost()
-    least = network.cost({axis.name: int(n) for axis, n in zip(network.axes, ladder.least, strict=True)})
     limits = budget.limits(dense)
     lines = [
         _reach("params", budget.params, least.parameters, dense.parameters, limits.parameters),

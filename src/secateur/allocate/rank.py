@@ -59,6 +59,13 @@ def worths(network: Network, ranking: Ranking, ladder: Ladder, normalise: Normal
     return np.concatenate(found)
 
 
+def cost_of_best(network: Network, ranking: Ranking, counts: Integers) -> Cost:
+    """What so many of the best units of each axis cost, `[axes]`: of lists it matters which modules these are."""
+    numbers = zip([axis.name for axis in network.axes], counts.tolist(), strict=True)
+    lists = network.axes_of_lists.intersection(ranking.best_first)
+    return network.cost({name: ranking.best_first[name][:n] if name in lists else n for name, n in numbers})
+
+
 def savings(network: Network, ladder: Ladder, budget: Budget) -> NDArray[np.float64]:
     """What removing one unit of an axis from the dense network saves, `[axes]`: a share of the limited costs, summed."""
     dense = network.cost()

@@ -181,16 +181,18 @@ class Network:
                     found[name] = (row if first is None else np.vstack([first, row]), *others)
         return found
 
-    def cost(self, left: Mapping[str, int] | Plan | None = None) -> Cost:
-        """The cost with so many units left of each axis (axes not named stay whole), or under a plan.
+    def cost(self, left: Mapping[str, ArrayLike] | Plan | None = None) -> Cost:
+        """The cost with so many units left of each axis, or with these (axes not named stay whole); or under a plan.
 
-        Of axes the numbers alone matter, because the units of an axis are interchangeable; branches are not, so that only a plan
-        can say which of them go. Of a list whose modules differ in size, numbers mean the first ones.
+        Of most axes the numbers alone matter, because the units of an axis are interchangeable. The modules of a list may differ
+        in size: there, a number means the first ones. Branches all differ, so that only a plan can say which of them go.
 
         Raises:
             PlanError: An unknown axis, or a number outside 0..size.
         """
-        counts, gone = (left.counts if isinstance(left, Plan) else left or {}), frozenset[int]()
+        given: Mapping[str, ArrayLike] = left.kept if isinstance(left, Plan) else left or {}
+        counts = {name: len(units) if np.ndim(units) else int(units) for name, units in given.items()}  # type: ignore[arg-type]
+        gone = frozenset[int]()
         if isinstance(left, Plan) and BRANCHES in counts:
             gone = removed_branches(self.branches, left.kept[BRANCHES])
         elif BRANCHES in counts and counts[BRANCHES] != len(self.branches):
@@ -200,16 +202,22 @@ class Network:
                 raise PlanError(f"axis {name!r} has {self.axis(name).size} units; it cannot keep {count}")
         kept = np.array([counts.get(axis.name, axis.size) for axis in self.axes], dtype=np.int64)
         contractions = {number for branch in gone for number in self.branches[branch].contractions}
-        units = self._gone_entries(left.kept if isinstance(left, Plan) else {n: range(c) for n, c in counts.items()})
-        return self._cost_model.cost(kept, self._removal(gone, units).tensors, contractions, units)
+        entries = self._gone_entries(given) if self.entries else set[int]()
+        return self._cost_model.cost(kept, self._removal(gone, entries).tensors, contractions, entries)
 
-    def _gone_entries(self, kept: Mapping[str, ArrayLike]) -> set[int]:
-        """The units that are entries of lists, and do not stay."""
+    @cached_property
+    def axes_of_lists(self) -> frozenset[str]:
+        """The axes whose units are modules of lists."""
+        units = {entry.unit for entry in self.entries}
+        return frozenset(axis.name for axis in self.axes if self._starts[axis.name] in units)
+
+    def _gone_entries(self, left: Mapping[str, ArrayLike]) -> set[int]:
+        """The units that are modules of lists, and do not stay."""
         stays = np.ones(self.unit_count, dtype=bool)
-        for name, units in kept.items() if self.entries else ():
-            if name != BRANCHES:
-                stays[self.unit_range(name)] = False
-                stays[self.unit_range(name)][np.asarray(units, dtype=np.int64)] = True
+        for name in self.axes_of_lists.intersection(left):
+            units = np.asarray(left[name], dtype=np.int64)
+            stays[self.unit_range(name)] = False
+            stays[self.unit_range(name)][units if units.ndim else slice(int(units))] = True
         return {entry.unit for entry in self.entries if not stays[entry.unit]}
 
     def branch_cost(self, number: int) -> Cost:

@@ -133,7 +133,8 @@ def permutation_error(
 def permute(model: nn.Module, network: Network, order: Integers) -> nn.Module:
     """A copy of the model in which unit `u` stands where unit `order[u]` stood."""
     names = {id(tensor): name for name, tensor in state_of(model).items()}
-    lists = [np.arange(span.start, span.stop) for span in _spans_of_lists(network)]
+    spans = map(network.unit_range, sorted(network.axes_of_lists))
+    lists = [np.arange(span.start, span.stop) for span in spans]
     alone = order.copy()  # the units of lists move afterwards, with all that belongs to them
     for units in lists:
         alone[units] = units
@@ -155,13 +156,6 @@ def permute(model: nn.Module, network: Network, order: Integers) -> nn.Module:
     pairs = [zip(stands[int(order[unit])], goals, strict=True) for unit, goals in stands.items()]
     reorder(copy, [pair for one in pairs for pair in one])
     return copy
-
-
-def _spans_of_lists(network: Network) -> list[slice]:
-    """The units of the axes that are lists."""
-    units = {entry.unit for entry in network.entries}
-    spans = map(network.unit_range, [axis.name for axis in network.axes])
-    return [span for span in spans if span.start in units]
 
 
 def _moved_with_entries(units: Integers, entries: Integers, order: Integers) -> Integers:
