@@ -233,9 +233,11 @@ def _watch_once(
     _freeze_output(recorder, output, model)
     watch.whole = watch.flow = None
     limit_layer_sizes(copy, recorder)
+    recorder.entries.evaluated()
+    outputs = tensors_in(output)
     if any(not recorder.was_read(parameter) for parameter in copy.parameters()):
-        _watch_training(copy, moved, watch)
-    for path, dim in recorder.entries.settle(tensors_in(output)).items():
+        outputs += _watch_training(copy, moved, watch)
+    for path, dim in recorder.entries.settle(outputs).items():
         recorder.run.lists[path] = ModuleList(dim, {entry: tuple(held) for entry, held in lists[path].items()})
     recorder.forget_tensors()
     return copy, recorder.run, flow or Flow()
@@ -266,13 +268,20 @@ def _freeze_output(recorder: Recorder, output: Any, model: nn.Module) -> None:
             recorder.labels.freeze(dim, Reason("the model's output"))
 
 
-def _watch_training(model: nn.Module, inputs: Inputs, watch: "_Watch") -> None:
-    """Some parameters are read in training only, by auxiliary heads, say: an axis is what holds in both modes."""
+def _watch_training(model: nn.Module, inputs: Inputs, watch: "_Watch") -> list[Tensor]:
+    """Some parameters are read in training only, by auxiliary heads, say: an axis is what holds in both modes.
+
+    Returns:
+        What the model gave then.
+    """
     model.train()
     try:
-        _freeze_output(watch.recorder, _run(model, inputs, watch), model)
+        output = _run(model, inputs, watch)
+        _freeze_output(watch.recorder, output, model)
+        return tensors_in(output)
     except (CaptureError, _NeedsValuesError) as error:
         logger.info("parameters that evaluation does not read could not be watched in training mode: %s", error)
+        return []
     finally:
         model.eval()
 

@@ -7,15 +7,19 @@ a layer that reads what another wrote, ends it: that list keeps its entries.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations, product
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from secateur.axes import Dim, Dims, Integers, Labels, Reason, Role
+from secateur.torch.numbering import Numbers
+from secateur.torch.rows import READS, WRITES, Rows
+from secateur.torch.schema import operands
 from secateur.torch.stand_in import holders
 
 Positions = frozenset[int]
@@ -24,11 +28,12 @@ Positions = frozenset[int]
 NOWHERE: Positions = frozenset()
 
 _LINES_UP = frozenset({"cat", "stack"})
-_GATHERS = _LINES_UP | {"add", "index_add", "scatter_add", "index_put", "index_copy", "copy", "where"}
-"""Operators that put together what several entries made, in whatever order."""
+_ADDS = frozenset({"add", "index_add", "scatter_add"})
+_GATHERS = _LINES_UP | _ADDS | READS | WRITES
+"""Operators that put together what several entries made, or read of it the rows to which one more adds."""
 
-_REACHES = frozenset({"index", "index_select", "gather"})
-"""Operators that read the rows of what was put together to which one more entry adds."""
+_FIRST = _ADDS | READS | WRITES
+"""What the entry that comes first may read besides what the others read: what the sum begins with."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,7 +46,8 @@ class Followed:
         path: That of the list; empty for a dim.
         why: Why none of it can go, once that is known.
         picked: What stays where the dim turns out to be no list's, and why.
-        seen: The entries or positions that operators met one by one.
+        seen: The entries or positions that operators met one by one, in the order in which they did.
+        outside: For each of them, operator by operator, the numbers of what it read that belongs to none.
     """
 
     number: int
@@ -49,7 +55,8 @@ class Followed:
     path: str = ""
     why: str = ""
     picked: list[tuple[Integers, Reason]] = field(default_factory=list)
-    seen: set[int] = field(default_factory=set)
+    seen: dict[int, None] = field(default_factory=dict)
+    outside: dict[int, list[tuple[str, tuple[int, ...]]]] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -79,6 +86,8 @@ class Entries:
         self._own: dict[int, tuple[Tensor, Positions]] = {}
         self._written: dict[int, Positions] = {}
         self._met: dict[tuple[Followed, Followed], set[tuple[int, int]]] = {}
+        self._numbers = Numbers()
+        self._rows = Rows(lambda tensor: self._numbers.of(tensor, root(tensor)), root)
 
     def begin(self) -> None:
         """The next operator passes."""
@@ -96,6 +105,12 @@ class Entries:
         for label, tensors in zip(dim[0].tolist(), held, strict=True):
             for tensor in tensors:
                 self._own[id(tensor)] = (tensor, self.of(tensor) | {label})
+
+    def choose(self, tensor: Tensor, dim: Integers, position: int, reason: Reason) -> None:
+        """`tensor` says where a choice is this position; rows that make one choice each are then no other position's."""
+        self.pick(tensor, dim, position, dim, reason)
+        if tensor.ndim == 1:
+            self._rows.keep_apart(tensor)
 
     def pick(self, tensor: Tensor, dim: Dim, position: int, stays: Integers, reason: Reason) -> None:
         """`tensor` is what stands at a position of `dim`, which the code names by its number.
@@ -140,52 +155,65 @@ class Entries:
     def ran(
         self,
         name: str,
-        moves: bool,
-        operands: Sequence[Tensor],
+        arguments: Mapping[str, Any],
         results: Sequence[Tensor],
         written: Sequence[Tensor],
+        *,
+        moves: bool,
+        seeded: bool,
     ) -> None:
         """An operator ran.
 
         Args:
             name: What it is called, without underscores.
-            moves: Its results are values of one of its operands.
-            operands: What it took.
+            arguments: What it took, by name.
             results: What it gave.
             written: To whose memory it wrote.
+            moves: Its results are values of one of its operands.
+            seeded: Its results are random.
         """
-        picked = results if len(results) == 1 else ()  # what was picked belongs where it was picked
-        parts = {part for tensor in (*operands, *picked) if (part := self.of(tensor))} if self._own else set()
-        if not parts:
+        if not any(one.path and not one.why for one in self._followed):
             return
+        given = operands(arguments.values())
+        numbers = [self._numbers.of(tensor, self._root(tensor)) for tensor in given]
+        picked = results if len(results) == 1 else ()  # what was picked belongs where it was picked
+        parts = {part for tensor in (*given, *picked) if (part := self.of(tensor))}
+        gathers = name not in WRITES or self._rows.commutes(arguments)
+        gathers &= (name in _GATHERS and arguments.get("alpha", 1) == 1) or (moves and len(parts) == 1)
+        read = tuple(number for number, tensor in zip(numbers, given, strict=True) if not self.of(tensor))
         left, added, running = set[int](), set[int](), list[tuple[Followed, int]]()
         for followed, sets in self._places(parts):
             places = sorted(set().union(*(one for one in sets if len(one) < followed.size)))
-            if len(places) == 1:
-                followed.seen.update(places)
-            elif places and not self._may_gather(name, moves, sets, places, followed):
+            if (len(places) > 1 and not gathers) or (
+                len(places) < followed.size and name in _LINES_UP and len(places) > 1
+            ):
                 followed.why = f"what some of its entries make is read before all of them ran ({self._where()})"
                 continue
+            if len(places) == 1:
+                followed.seen.setdefault(places[0])
+                if read:
+                    followed.outside.setdefault(places[0], []).append((name, read))
             if len(places) == 1 or (places and name not in _LINES_UP):
                 self.gathers |= len(places) > 1
-                running.append((followed, places[-1]))
+                running.append((followed, [*places[-1:], *(place for place in followed.seen if place in places)][-1]))
             left.update(followed.dim[0, places].tolist() if len(places) < followed.size else ())
             added.update(followed.dim[0, sorted(set().union(*sets))].tolist())
         self.running = tuple(int(followed.dim[0, place]) for followed, place in running)
         for (one, i), (other, j) in combinations(running, 2) if not self.gathers else ():
             self._met.setdefault((one, other), set()).add((i, j))
-        for result in results:
+        self._numbers.ran(name, arguments, numbers, results, map(self._root, written), seeded)
+        self._rows.ran(name, moves, arguments, results)
+        for result in results if parts else ():
             self._own[id(result)] = (result, frozenset(left) | (self.of(result) if len(results) > 1 else NOWHERE))
-        for tensor in written:
+        for tensor in written if parts else ():
             self._written[self._root(tensor)] = frozenset(added)
 
-    def _may_gather(
-        self, name: str, moves: bool, sets: Sequence[frozenset[int]], places: Sequence[int], followed: Followed
-    ) -> bool:
-        """Whether what an operator puts together is the same in whatever order entries come."""
-        if name in _LINES_UP:
-            return len(places) == followed.size
-        return name in _GATHERS | _REACHES or (moves and len(sets) == 1)
+    def evaluated(self) -> None:
+        """The run in eval mode is over: lists some entries of which did not run there cannot be tried."""
+        for followed in self._followed:
+            missing = sorted(set(range(followed.size)).difference(followed.seen))
+            if missing and followed.path:
+                followed.why = followed.why or f"entry {missing[0]} does not run on these example inputs"
 
     def settle(self, outputs: Iterable[Tensor]) -> dict[str, Integers]:
         """The run is over: tie lists to the dims that they go with, and freeze what was picked from others.
@@ -197,10 +225,10 @@ class Entries:
             for followed, sets in self._places([self.of(tensor)]):
                 if len(sets[0]) < followed.size:
                     followed.why = "the model returns what some of its entries made"
+        self.evaluated()
         for followed in self._followed:
-            missing = sorted(set(range(followed.size)) - followed.seen)
-            if missing and followed.path:
-                followed.why = followed.why or f"entry {missing[0]} does not run on these example inputs"
+            if not (followed.why or _read_the_same(list(followed.outside.values()))):
+                followed.why = "its entries do not all read the same"
         together = self._together()
         for members in together:
             if any(one.path for one in members) and not any(one.why for one in members):
@@ -219,6 +247,7 @@ class Entries:
         """Let go of all tensors."""
         self._own.clear()
         self._written.clear()
+        self._numbers.forget_tensors()
 
     def _together(self) -> list[list[Followed]]:
         """Lists and dims whose places meet one to one; others must meet every place of each other, or none."""
@@ -257,8 +286,24 @@ class Entries:
         return [(one, list(map(frozenset, found[one].values()))) for one in sorted(found, key=lambda one: one.number)]
 
 
+def _read_the_same(outside: Sequence[Sequence[tuple[str, tuple[int, ...]]]]) -> bool:
+    """Whether all entries read the same besides what belongs to them, but for what a sum begins with."""
+    common = min(outside, key=len, default=())
+    for read in outside:
+        left = iter(common)
+        following = next(left, None)
+        for one in read:
+            if one == following:
+                following = next(left, None)
+            elif one[0] not in _FIRST:
+                return False
+        if following is not None:
+            return False
+    return True
+
+
 def lists_of(model: nn.Module) -> dict[str, dict[str, dict[str, Tensor]]]:
-    """The lists of modules that could become shorter: each entry holds tensors that nothing else holds.
+    """The lists of modules that could become shorter: each entry holds tensors that nothing else holds, and no other list.
 
     Returns:
         For the path of each list, for the path of each entry, what it holds, by name.
@@ -277,6 +322,13 @@ def lists_of(model: nn.Module) -> dict[str, dict[str, dict[str, Tensor]]]:
             for one, entry in entries.items()
         }
         alone = all(len(held[entry]) == 1 for entry in entries.values())
-        if alone and all(mine and all(uses[id(tensor)] == 1 for tensor in mine.values()) for mine in tensors.values()):
+        inner = any(
+            isinstance(one, nn.ModuleList) and len(one) > 1 for entry in entries.values() for one in entry.modules()
+        )
+        if (
+            alone
+            and not inner
+            and all(mine and all(uses[id(tensor)] == 1 for tensor in mine.values()) for mine in tensors.values())
+        ):
             found[path] = tensors
     return found

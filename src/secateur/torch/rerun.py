@@ -85,9 +85,8 @@ def _compared(
     except Exception as error:  # noqa: BLE001 - whatever the user's code raises is the same fault
         failure = f"does not run as the model does: {cause_of(error)}"
         return compare.count, compare.fault or failure
-    compare.pass_over(None)
-    if not compare.fault and compare.place < len(expected):
-        step = expected[compare.place].step
+    if not compare.fault and len(expected) not in compare.next_places():
+        step = expected[max(compare.next_places())].step
         return compare.count, f"never runs {step.operator.name}, which the model runs ({step.where})"
     return compare.count, compare.fault
 
@@ -156,7 +155,7 @@ class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.expected, self.values, self.paths = expected, values, paths
-        self.created, self.place, self.count, self.fault = created, 0, 0, ""
+        self.created, self.places, self.count, self.fault = created, [0], 0, ""
         self.whole = WholeFunctions(self.seen)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -166,7 +165,6 @@ class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
         operator = None if self.whole.inside else operator_of(func, args, kwargs, out)
         if operator is None or self.fault:
             return out
-        self.pass_over(operator)
         played = self._played_back(operator)
         if played is not None:
             out = played
@@ -178,32 +176,34 @@ class _Compare(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Compare the next operator."""
         if self.fault:
             return
-        self.pass_over(operator)
-        if self.place == len(self.expected):
-            self.fault = f"runs {operator.name} after all that the model runs"
-        else:
-            self.fault = self._fault_of(operator)
-            self.place += 1
-            self.count += 1
-        if self.fault:
-            self.fault += f" ({running(self.paths)})"
+        self.count += 1
+        following = self.next_places()
+        faults = {place: self._fault_of(place, operator) for place in following}
+        self.places = [place + 1 for place in following if not faults[place]]
+        if not self.places:
+            self.fault = f"{faults[following[-1]]} ({running(self.paths)})"
 
-    def pass_over(self, operator: Operator | None) -> None:
-        """Go on to where this operator is expected, or to the end, past what may be missing."""
-        while self.place < len(self.expected) and self.expected[self.place].may_miss:
-            if operator is not None and not self._fault_of(operator):
-                return
-            self.place += 1
+    def next_places(self) -> list[int]:
+        """Where the next operator may be expected: what may be missing is passed over, or not."""
+        found = set[int]()
+        for place in self.places:
+            last = place
+            while last < len(self.expected) and self.expected[last].may_miss:
+                last += 1
+            found.update(range(place, last + 1))
+        return sorted(found)
 
-    def _fault_of(self, operator: Operator) -> str:
-        expected = self.expected[self.place]
+    def _fault_of(self, place: int, operator: Operator) -> str:
+        if place == len(self.expected):
+            return f"runs {operator.name} after all that the model runs"
+        expected = self.expected[place]
         return other_than(expected.operator, operator, expected.shapes)
 
     def _played_back(self, operator: Operator) -> Any:
         """What the dense model's code could read in this place."""
-        if self.place == len(self.expected):
-            return None
-        step, shapes = self.expected[self.place].step, self.expected[self.place].shapes
-        if step.out is None or step.operator.name != operator.name or shapes != step.operator.results:
-            return None
-        return pytree.tree_map_only(Tensor, Tensor.clone, step.out)
+        for place in self.next_places():
+            if place < len(self.expected):
+                step, shapes = self.expected[place].step, self.expected[place].shapes
+                if step.out is not None and step.operator.name == operator.name and shapes == step.operator.results:
+                    return pytree.tree_map_only(Tensor, Tensor.clone, step.out)
+        return None

@@ -14,6 +14,35 @@ class ShortList(nn.ModuleList):
         entries = list(self._modules.values())[place]
         return nn.ModuleList(entries) if isinstance(place, slice) else entries
 
+    def __setitem__(self, place: int, module: nn.Module) -> None:
+        """Another entry at a place, under the name of the one that stood there."""
+        self._modules[list(self._modules)[place]] = module
+
+    def __delitem__(self, place: int | slice) -> None:
+        """The others keep their names."""
+        names = list(self._modules)[place]
+        for name in names if isinstance(names, list) else [names]:
+            del self._modules[name]
+
+    def append(self, module: nn.Module) -> "ShortList":
+        """One more entry, under a name that none has had."""
+        self.add_module(str(max(map(int, self._modules), default=-1) + 1), module)
+        return self
+
+    def extend(self, modules: Iterable[nn.Module]) -> "ShortList":
+        """Several more entries."""
+        for module in modules:
+            self.append(module)
+        return self
+
+    def insert(self, index: int, module: nn.Module) -> None:
+        """One more entry, before the one at a place."""
+        following = list(self._modules.items())[index:]
+        for name, _ in following:
+            del self._modules[name]
+        self.append(module)
+        self._modules.update(following)
+
 
 def without_entries(model: nn.Module, gone: Collection[str]) -> None:
     """Take modules out of their lists, in place."""
@@ -36,4 +65,12 @@ def _short(cls: type[nn.ModuleList]) -> type[nn.ModuleList]:
     """The class of a shorter list of a class: a list with methods of its own keeps them."""
     if issubclass(cls, ShortList):
         return cls
-    return ShortList if cls is nn.ModuleList else type(cls.__name__, (ShortList, cls), {})
+    if cls is nn.ModuleList:
+        return ShortList
+    return type(cls.__name__, (ShortList, cls), {"__reduce__": lambda self: (_remade, (cls,), vars(self))})
+
+
+def _remade(cls: type[nn.ModuleList]) -> nn.ModuleList:
+    """An empty list of the shorter class of a class, for pickle and copy."""
+    short = _short(cls)
+    return short.__new__(short)

@@ -123,9 +123,9 @@ def permutation_error(
     order = np.arange(network.unit_count)
     for axis in network.axes:
         units = network.unit_range(axis.name)
-        shuffled = generator.permutation(order[units])
+        circle = generator.permutation(order[units])  # each to the next, so that none stays where it was
         if only is None or axis is only:
-            order[units] = shuffled
+            order[circle] = np.roll(circle, 1)
     permuted = permute(model, network, order)
     return difference(_run(model, inputs, "the model"), _run(permuted, inputs, "the permuted model"))
 

@@ -58,7 +58,8 @@ def apply(recorder: Recorder, func: OpOverload, args: tuple[Any, ...], kwargs: d
     _remember_memory(recorder, func, arguments, out)
     recorder.roles.ran(operands([out]), [tensor for tensor in tensors if not recorder.points(tensor)])
     written = operands(arguments.get(schema.arguments[i]) for i in schema.written)
-    recorder.entries.ran(name.strip("_"), entry is not None and entry.moves, tensors, operands([out]), written)
+    moves = entry is not None and entry.moves
+    recorder.entries.ran(name.strip("_"), arguments, operands([out]), written, moves=moves, seeded=schema.seeded)
     if recorder.entries.running:
         made = range(contractions, len(recorder.run.contractions))
         recorder.run.runs_for.update(dict.fromkeys(made, recorder.entries.running))
@@ -91,7 +92,7 @@ def _read_places(recorder: Recorder, entry: Entry | None, tensors: Sequence[Tens
             return
     dim = recorder.pointee(tensors[0]) if recorder.operator == "eq" and len(tensors) == 1 else None
     if dim is not None and type(other) is int and 0 <= other < dim.shape[1]:
-        recorder.entries.pick(out, dim, other, dim, recorder.reason(f"compared with the place {other}"))
+        recorder.entries.choose(out, dim, other, recorder.reason(f"compared with the place {other}"))
         return
     if not recorder.checks_places:
         recorder.used(*tensors[entry is not None and entry.moves :])
