@@ -149,7 +149,7 @@ def test_a_product_with_a_matrix_of_a_stack_is_that_matrix_times_what_it_reads(w
         y: Tensor = run()
         if product.stack is not None:
             weight = model.get_parameter(product.tensor).detach()
-            torch.testing.assert_close(product.read(x) @ product.matrix(weight).mT, product.written(y))
+            torch.testing.assert_close(product.read(x) @ product.matrix(weight).mT, product.channels(y))
             torch.testing.assert_close(run(2 * weight), 2 * y)
             back = torch.zeros_like(weight)
             product.put(product.matrix(weight), back)

@@ -130,7 +130,7 @@ def test_moments_are_means_over_all_the_rows(model: nn.Sequential, batches: list
         assert moments.count == len(flat)
         torch.testing.assert_close(moments.mean[0], flat.mean(0))
         torch.testing.assert_close(moments.power[0], flat.square().mean(0))
-        torch.testing.assert_close(moments.output[0], written.square().mean((0, 2, 3)))
+        torch.testing.assert_close(moments.output_power[0], written.square().mean((0, 2, 3)))
         torch.testing.assert_close(moments.gram, (flat.T @ flat / len(flat))[None])
 
 
@@ -141,7 +141,7 @@ def test_moments_of_parts_merge_into_those_of_the_whole(model: nn.Sequential, ba
     for one, other, all_ in zip(*parts, whole, strict=True):
         merged = one.merged(other)
         assert merged.count == all_.count
-        for field in ("mean", "power", "output", "gram"):
+        for field in ("mean", "power", "output_mean", "output_power", "gram"):
             torch.testing.assert_close(getattr(merged, field), getattr(all_, field), rtol=1e-12, atol=1e-12)
 
 
@@ -234,7 +234,7 @@ def watched(model: nn.Module, x: Tensor) -> list[tuple[Product, Tensor, Tensor]]
 
     def visit(product: Product, x: Tensor, run: Any) -> Tensor:
         y: Tensor = run()
-        seen.append((product, product.read(x), product.written(y)))
+        seen.append((product, product.read(x), product.channels(y)))
         return y
 
     with torch.no_grad(), WatchProducts(model, visit):
@@ -251,5 +251,5 @@ def test_moments_have_no_rows_to_share() -> None:
     """A merge keeps the Gram matrix only where both sides have one."""
     product = Product("weight", 1, 0, 0, 2)
     zero = torch.zeros(1, 2, dtype=torch.float64)
-    one = Moments(product, 1, zero, zero, zero, torch.zeros(1, 2, 2))
-    assert one.merged(Moments(product, 1, zero, zero, zero, None)).gram is None
+    one = Moments(product, 1, zero, zero, zero, zero, torch.zeros(1, 2, 2))
+    assert one.merged(Moments(product, 1, zero, zero, zero, zero, None)).gram is None

@@ -137,7 +137,7 @@ class More(Model):
 def test_what_cannot_be_scored_is_refused() -> None:
     x = torch.randn(3, 40, 4)
     network = sc.trace(Model().eval(), x)
-    with pytest.raises(ModelError, match=r"are not axes of stacked experts; give RouterWeighted\(otherwise="):
+    with pytest.raises(ModelError, match=r"no stacked experts are the units of '.+; give RouterWeighted\(otherwise="):
         RouterWeighted()(network, [x])
     with pytest.raises(DataError, match="needs data"):
         RouterWeighted()(network)

@@ -101,4 +101,5 @@ def _white(layer: Layer, weight: Tensor) -> Moments:
     groups, out, columns = layer.shape
     zeros = torch.zeros(groups, columns, dtype=torch.float64, device=weight.device)
     eye = torch.eye(columns, dtype=torch.promote_types(weight.dtype, torch.float32), device=weight.device)
-    return Moments(layer.product, 0, zeros, zeros + 1, zeros.new_zeros(groups, out), eye.repeat(groups, 1, 1))
+    nothing = zeros.new_zeros(groups, out)
+    return Moments(layer.product, 0, zeros, zeros + 1, nothing, nothing, eye.repeat(groups, 1, 1))

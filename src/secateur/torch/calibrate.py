@@ -28,7 +28,8 @@ class Moments:
         count: How many rows were seen.
         mean: E[x], `[groups, features]` float64.
         power: E[x^2], `[groups, features]` float64.
-        output: E[y^2] of what the product wrote, bias included, `[groups, out]` float64.
+        output_mean: E[y] of what the product wrote, bias included, `[groups, out]` float64.
+        output_power: E[y^2] of it, likewise.
         gram: E[x x^T], `[groups, features, features]`, or None where it was not asked for or would be too large.
     """
 
@@ -36,7 +37,8 @@ class Moments:
     count: int
     mean: Tensor
     power: Tensor
-    output: Tensor
+    output_mean: Tensor
+    output_power: Tensor
     gram: Tensor | None
 
     def merged(self, other: "Moments") -> "Moments":
@@ -49,7 +51,8 @@ class Moments:
             count,
             torch.lerp(self.mean, other.mean, share),
             torch.lerp(self.power, other.power, share),
-            torch.lerp(self.output, other.output, share),
+            torch.lerp(self.output_mean, other.output_mean, share),
+            torch.lerp(self.output_power, other.output_power, share),
             torch.lerp(self.gram, other.gram, share) if both else None,  # type: ignore[arg-type]
         )
 
@@ -104,18 +107,14 @@ class Calibrate:
         """
         found: dict[Product, Moments] = {}
         copy = evaluation_copy(model)
+
+        def look(product: Product, x: Tensor, y: Tensor) -> None:
+            if tensors is None or product.tensor in tensors:
+                seen = self._moments(product, x, y)
+                found[product] = found[product].merged(seen) if product in found else seen
+
         for inputs, _ in take(batches, self.samples):
-
-            def visit(product: Product, x: Tensor, run: Callable[[], Tensor], inputs: Inputs = inputs) -> Tensor:
-                y = run()
-                read = real_rows(inputs, x)
-                if len(read) and (tensors is None or product.tensor in tensors):
-                    seen = self._moments(product, read, real_rows(inputs, y))
-                    found[product] = found[product].merged(seen) if product in found else seen
-                return y
-
-            with undisturbed(copy), WatchProducts(copy, visit):
-                run(copy, inputs)
+            watch(copy, inputs, look)
         for moments in found.values() if self.gram else ():
             if moments.gram is None:
                 logger.warning(
@@ -125,24 +124,47 @@ class Calibrate:
 
     def _moments(self, product: Product, x: Tensor, y: Tensor) -> Moments:
         kind = torch.promote_types(x.dtype, self.dtype)
-        rows, written = product.read(x, self.rows).to(kind), product.written(y, self.rows).to(kind)
+        rows, written = product.read(x, self.rows).to(kind), product.channels(y, self.rows).to(kind)
         power = rows.square().mean(1, dtype=torch.float64)
-        if not bool(torch.isfinite(power).all()):
-            raise DataError(
-                f"{product.tensor!r} reads values that are not finite, or too large to be squared; look at the data and the "
-                "weights"
-            )
+        check_finite(product, power)
         return Moments(
             product,
             count=rows.shape[1],
             mean=rows.mean(1, dtype=torch.float64),
             power=power,
-            output=written.square().mean(1, dtype=torch.float64),
+            output_mean=written.mean(1, dtype=torch.float64),
+            output_power=written.square().mean(1, dtype=torch.float64),
             gram=rows.mT @ rows / rows.shape[1] if self.gram and self._fits(rows) else None,
         )
 
     def _fits(self, rows: Tensor) -> bool:
         return rows.shape[0] * rows.shape[2] ** 2 * rows.itemsize <= self.limit
+
+
+def watch(copy: nn.Module, inputs: Inputs, look: Callable[[Product, Tensor, Tensor], None]) -> None:
+    """Run an evaluation copy on a batch, and look at what each product reads and writes; rows of padding are left out."""
+
+    def visit(product: Product, x: Tensor, run: Callable[[], Tensor]) -> Tensor:
+        y = run()
+        read = real_rows(inputs, x)
+        if len(read):
+            look(product, read, real_rows(inputs, y))
+        return y
+
+    with undisturbed(copy), WatchProducts(copy, visit):
+        run(copy, inputs)
+
+
+def check_finite(product: Product, numbers: Tensor) -> None:
+    """Refuse numbers, made of what a product reads, that are not finite.
+
+    Raises:
+        DataError: They are not; names the parameter.
+    """
+    if not bool(torch.isfinite(numbers).all()):
+        raise DataError(
+            f"{product.tensor!r} reads values that are not finite, or too large to be squared; look at the data and the weights"
+        )
 
 
 def evaluation_copy(model: nn.Module) -> nn.Module:

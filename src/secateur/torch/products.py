@@ -84,8 +84,8 @@ class Product:
         rows = self.window.rows(x, at_most)
         return rows.reshape(rows.shape[0], self.groups, -1).transpose(0, 1)
 
-    def written(self, y: Tensor, at_most: int | None = None) -> Tensor:
-        """What the product writes for the same rows: `[groups, rows, out]`."""
+    def channels(self, y: Tensor, at_most: int | None = None) -> Tensor:
+        """What the product writes for the same rows, `[groups, rows, out]`; or its input by pixel, `[groups, rows, in]`."""
         if self.window is None:
             return _rows(y, at_most)[None]
         rows = pixels(y, at_most)

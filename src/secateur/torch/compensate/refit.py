@@ -152,7 +152,7 @@ def _refit_in_sequence(
         if consumer is not None and consumer.dense.bias == product.bias:
             targets[consumer.small] = (
                 x.numel() // x.shape[1],
-                consumer.rows(product.written(y, settings.rows(consumer)).mT),
+                consumer.rows(product.channels(y, settings.rows(consumer)).mT),
             )
         return y
 

@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 from secateur.axes import Scores
-from secateur.errors import ModelError
 from secateur.torch.batches import Batches
 from secateur.torch.capture import TracedNetwork
+from secateur.torch.scores.otherwise import completed, where_known
 from secateur.torch.scores.score import Score, prunable
-from secateur.torch.scores.units import by_axis, sum_onto_units
+from secateur.torch.scores.units import sum_onto_units
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +45,8 @@ class BatchNormScale:
         totals = sum_onto_units(
             network, ((name, weight.abs()) for name, weight in prunable(network).items() if name in scales)
         )
-        found = by_axis(network, totals / counts.clip(min=1))
-        without = [axis.name for axis in network.axes if not counts[network.unit_range(axis.name)].all()]
-        if not without:
-            return found
-        if self.otherwise is None:
-            raise ModelError(
-                f"no batch norm scales the units of {', '.join(map(repr, without))}; give BatchNormScale(otherwise=...) a score "
-                "for such axes, for example Magnitude()"
-            )
-        others = self.otherwise(network, batches)
-        return {name: others[name] if name in without else values for name, values in found.items()}
+        found = where_known(network, totals / counts.clip(min=1), counts)
+        return completed(self, network, batches, found, "no batch norm scales the units of")
 
 
 def _scales(network: TracedNetwork) -> set[str]:

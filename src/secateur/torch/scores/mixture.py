@@ -16,8 +16,9 @@ from secateur.torch.batches import Batches, real_rows, run, take
 from secateur.torch.calibrate import evaluation_copy, undisturbed
 from secateur.torch.capture import Inputs, TracedNetwork
 from secateur.torch.products import Product, WatchProducts
-from secateur.torch.scores.score import Score, prunable
-from secateur.torch.scores.units import add_at, by_axis
+from secateur.torch.scores.otherwise import completed, where_known
+from secateur.torch.scores.score import Score, needed, prunable
+from secateur.torch.scores.units import add_at
 from secateur.torch.side_by_side import watch_modules
 
 
@@ -53,8 +54,7 @@ class RouterWeighted:
 
     def __call__(self, network: TracedNetwork, batches: Batches | None = None) -> Scores:
         """Score the units; see `Score`."""
-        if batches is None:
-            raise DataError("RouterWeighted needs data: call score(network, batches); labels are not needed")
+        batches = needed(self, batches)
         prunable(network)
         taken = [inputs for inputs, _ in take(batches, self.samples)]
         copy = evaluation_copy(network.model)
@@ -69,17 +69,9 @@ class RouterWeighted:
             assert units is not None
             add_at(totals, units, stack.means())
             add_at(known, units, np.ones(stack.experts))
-        found, seen = by_axis(network, totals), by_axis(network, known)
-        others = [axis.name for axis in network.axes if not seen[axis.name].all()]
-        if not others:
-            return found
-        if self.otherwise is None:
-            raise ModelError(
-                f"{', '.join(map(repr, others[:5]))} are not axes of stacked experts; give RouterWeighted(otherwise=...) a score "
-                "for such axes, for example Magnitude()"
-            )
-        rest = self.otherwise(network, batches)
-        return {name: rest[name] if name in others else values for name, values in found.items()}
+        return completed(
+            self, network, batches, where_known(network, totals, known), "no stacked experts are the units of"
+        )
 
 
 class _Stack:

@@ -128,6 +128,17 @@ class Random:
         return torch.rand(weight.shape, generator=torch.Generator().manual_seed(self.seed), dtype=weight.dtype)
 
 
+def needed(score: object, batches: Batches | None) -> Batches:
+    """The data that a score needs, without labels.
+
+    Raises:
+        DataError: There are none.
+    """
+    if batches is None:
+        raise DataError(f"{type(score).__name__} needs data: call score(network, batches); labels are not needed")
+    return batches
+
+
 def prunable(network: TracedNetwork) -> dict[str, Tensor]:
     """The model's parameters in which units live, by name, checked to be finite.
 
