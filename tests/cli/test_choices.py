@@ -1,8 +1,12 @@
 """The table of names: complete, and helpful where a name is wrong."""
 
 from functools import partial
+from inspect import signature
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 import secateur as sc
 from secateur.allocate import Budget, normalise
@@ -51,6 +55,28 @@ def test_what_takes_over_is_named_too() -> None:
     assert chosen == sc.scores.Energy(otherwise=sc.scores.Magnitude(1.0))
     with pytest.raises(JobError, match="did you mean 'magnitude'"):
         prepare("score", Choice(name="router-weighted", otherwise="magnitud"))
+
+
+@pytest.mark.parametrize("name", NAMES["score"])
+def test_every_score_gives_a_number_to_each_unit(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5), nn.Tanh(), nn.Linear(5, 2)
+    )
+    x, more = torch.randn(12, 1, 4, 4), {"otherwise": "magnitude", "score": "taylor"}
+    options = {option: value for option, value in more.items() if option in signature(NAMES["score"][name]).parameters}
+
+    scores = prepare("score", Choice(name=name, **options))()(sc.trace(model, x), [(x, torch.arange(12) % 2)])
+
+    assert {axis: values.shape for axis, values in scores.items()} == {"0": (4,), "4": (5,)}
+    assert all(np.isfinite(values).all() for values in scores.values())
+
+
+def test_what_a_score_is_made_of_is_named_too() -> None:
+    chosen = prepare("score", Choice(name="normalised", score={"name": "taylor", "signed": True}))()
+    assert chosen == sc.scores.Normalised(sc.scores.Taylor(signed=True))
+    with pytest.raises(JobError, match=r"score: a value does not fit: .*'score'"):
+        attempt(prepare("score", Choice(name="normalised")), "score")
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,26 @@ def test_an_evaluation_of_ones_own_is_reported(folder: Path, secateur: Command) 
     assert result["comparison"][0]["dense"] == 50
 
 
+@pytest.mark.parametrize(
+    "score",
+    [
+        'name = "t-test"',
+        'name = "f-test"\nsamples = 32',
+        'name = "fluctuation"\notherwise = "random"',
+        'name = "activation-rate"',
+        'name = "geometric-median"',
+        'name = "normalised"\nscore = {name = "taylor", signed = true}',
+    ],
+)
+def test_a_job_names_its_score(folder: Path, secateur: Command, score: str) -> None:
+    (folder / "job.toml").write_text(f"{JOB}[score]\n{score}")
+
+    ended = secateur("prune", "job.toml")
+
+    assert ended.code == 0, ended.err
+    assert (folder / "out/report.json").exists()
+
+
 def test_options_of_the_choices_are_followed(folder: Path, secateur: Command) -> None:
     (folder / "job.toml").write_text(
         'multiple_of = 4\nexclude = ["second"]\n' + JOB + '[score]\nname = "magnitude"\n[allocation]\nname = "uniform"'

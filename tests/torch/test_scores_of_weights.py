@@ -18,6 +18,7 @@ from secateur.torch.scores import (
     ModelScore,
     Movement,
     Normalised,
+    Random,
     SignalToNoise,
     SynFlow,
     Taylor,
@@ -73,6 +74,13 @@ def test_taylor_is_the_size_of_weight_times_mean_gradient(
         for name, each in sample_gradients(net, batches).items()
     }
     close(Taylor(microbatch=microbatch).of_model(net, batches, NAMES), expected)
+
+
+def test_signed_taylor_is_minus_weight_times_mean_gradient(net: nn.Module, batches: list[Batch]) -> None:
+    expected = {
+        name: -net.get_parameter(name).detach() * each.mean(0) for name, each in sample_gradients(net, batches).items()
+    }
+    close(Taylor(signed=True).of_model(net, batches, NAMES), expected)
 
 
 def test_fisher_is_the_squared_weight_times_the_mean_of_squared_gradients(net: nn.Module, batches: list[Batch]) -> None:
@@ -250,9 +258,14 @@ def test_movement_of_nothing_or_of_another_model_is_refused() -> None:
 
 
 @pytest.mark.parametrize("wrong", [Wanda(), Gradient, None])
-def test_only_scores_of_models_can_be_normalised(wrong: Any) -> None:
-    with pytest.raises(DataError, match="Normalised takes a score of whole models"):
+def test_only_scores_of_units_and_of_models_can_be_normalised(wrong: Any) -> None:
+    with pytest.raises(DataError, match="Normalised takes a score of units or of whole models"):
         Normalised(wrong)
+
+
+def test_a_score_of_units_alone_has_no_shares_of_weights() -> None:
+    with pytest.raises(DataError, match=r"Random\(seed=0\) does not score weights; normalise one that does"):
+        Normalised(Random()).of_model(nn.Linear(2, 1), None, ["weight"])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 200.0])

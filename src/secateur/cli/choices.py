@@ -20,11 +20,21 @@ from secateur.sparse.amounts import check_amount
 NAMES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "score": {
         "magnitude": sc.scores.Magnitude,
+        "geometric-median": sc.scores.GeometricMedian,
+        "batch-norm-scale": sc.scores.BatchNormScale,
+        "energy": sc.scores.Energy,
+        "fluctuation": sc.scores.Fluctuation,
+        "activation-mean": sc.scores.ActivationMean,
+        "activation-rate": sc.scores.ActivationRate,
+        "channel-independence": sc.scores.ChannelIndependence,
+        "router-weighted": sc.scores.RouterWeighted,
+        "gradient": sc.scores.Gradient,
         "taylor": sc.scores.Taylor,
         "fisher": sc.scores.Fisher,
-        "energy": sc.scores.Energy,
-        "router-weighted": sc.scores.RouterWeighted,
-        "batch-norm-scale": sc.scores.BatchNormScale,
+        "signal-to-noise": sc.scores.SignalToNoise,
+        "t-test": sc.scores.TTest,
+        "f-test": sc.scores.FTest,
+        "normalised": sc.scores.Normalised,
         "random": sc.scores.Random,
     },
     "allocation": {
@@ -90,8 +100,8 @@ NAMES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
 ELSEWHERE = ("budget", "exclude", "multiple_of")
 """Arguments that a job gives as keys of their own, not as options."""
 
-OTHERWISE = "otherwise"
-"""The option that is an object of the same kind: what takes over where this one has nothing to say."""
+NESTED = ("otherwise", "score")
+"""The options that are objects of the same kind: what takes over where this one has nothing to say, or what it is made of."""
 
 
 def choose(key: str, name: str) -> Callable[..., Any]:
@@ -117,11 +127,11 @@ def prepare(key: str, choice: Choice) -> Callable[..., Any]:
         if option not in known:
             takes = nearest(option, known) if known else "; it takes none"
             raise JobError(f"{key}: {choice.name!r} has no option {option!r}{takes}")
-        if option in NAMES:  # an option that is itself a choice
-            options[option] = choose(option, value)
-        elif option == OTHERWISE:
+        if option in NESTED:
             named = Choice.model_validate({"name": value} if isinstance(value, str) else value)
             options[option] = attempt(prepare(key, named), f"{key}.{option}")
+        elif option in NAMES:  # an option that is itself a choice
+            options[option] = choose(option, value)
     return partial(chosen, **options)
 
 

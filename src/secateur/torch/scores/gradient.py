@@ -1,6 +1,6 @@
 """Scores from the gradient of the loss: what removing a unit or a weight does to it, to first order (Taylor, Fisher)."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from secateur.axes import Scores
 from secateur.torch.batches import Batches, Loss
 from secateur.torch.capture import TracedNetwork
-from secateur.torch.scores.backward import Backward, check_counts, gradient_moments, gradients, widened
-from secateur.torch.scores.score import prunable
-from secateur.torch.scores.units import Totals, by_axis, sum_onto_units
+from secateur.torch.scores.backward import check_counts, gradient_moments
+from secateur.torch.scores.effects import effects
+from secateur.torch.scores.units import by_axis
 from secateur.torch.scores.weights import weights_of
 
 
 @dataclass(frozen=True, slots=True)
 class Taylor:
-    """The change of the loss when a unit shrinks, to first order, with its sign dropped: `|E[sum w g]|`.
+    """The change of the loss when a unit shrinks, to first order: `|E[sum w g]|`, or signed `-E[sum w g]`.
 
     The sum runs over all the weights that go with the unit, the mean over the samples. Zeroing a unit where it is made and where
     it is read counts twice what zeroing it once does, so scores are about twice the change of the loss.
@@ -48,20 +48,21 @@ class Taylor:
     samples: int = 512
     microbatch: int = 64
     loss: Loss | None = None
+    signed: bool = False
 
     def __post_init__(self) -> None:
         check_counts(self)
 
     def __call__(self, network: TracedNetwork, batches: Batches | None = None) -> Scores:
         """Score the units; see `Score`."""
-        pieces = _weights_times_gradients(network, batches, self)
-        sizes, sums = zip(*pieces, strict=True)
-        return by_axis(network, np.abs(np.average(np.stack(sums), axis=0, weights=np.array(sizes))))
+        mean = effects(self, network, batches).mean
+        return by_axis(network, -mean if self.signed else np.abs(mean))
 
     def of_model(self, model: nn.Module, batches: Batches | None, names: Collection[str]) -> dict[str, Tensor]:
         """`|w E[g]|` of single weights; see `ModelScore`. This is SNIP's, but for a factor that is the same for all weights."""
         mean = gradient_moments(self, model, batches, names).mean
-        return {name: (weight * mean[name]).abs() for name, weight in weights_of(model, names).items()}
+        products = {name: weight * mean[name] for name, weight in weights_of(model, names).items()}
+        return {name: -product if self.signed else product.abs() for name, product in products.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Fisher:
     """The squared change of the loss when a unit shrinks, sample by sample, on average: `E[(sum w g)^2]`.
 
     Squaring before the mean keeps what cancels between samples in `Taylor`. It is the diagonal of the empirical Fisher matrix for
-    a gate on each unit.
+    a gate on each unit, and so twice the saliency of Optimal Brain Damage for it.
 
     Args:
         samples: How many samples to use, > 0.
@@ -104,28 +105,10 @@ class Fisher:
 
     def __call__(self, network: TracedNetwork, batches: Batches | None = None) -> Scores:
         """Score the units; see `Score`."""
-        total, count = np.zeros(network.unit_count), 0
-        for size, sums in _weights_times_gradients(network, batches, self):
-            total, count = total + size * sums**2, count + size
-        return by_axis(network, total / count)
+        found = effects(self, network, batches)
+        return by_axis(network, found.variance + found.mean**2)
 
     def of_model(self, model: nn.Module, batches: Batches | None, names: Collection[str]) -> dict[str, Tensor]:
         """`w^2 E[g^2]` of single weights, twice the saliency of OBD with the empirical Fisher matrix; see `ModelScore`."""
         moments = gradient_moments(self, model, batches, names)
         return {name: weight.square() * moments.power(name) for name, weight in weights_of(model, names).items()}
-
-
-def _weights_times_gradients(
-    network: TracedNetwork, batches: Batches | None, score: Backward
-) -> Iterator[tuple[int, Totals]]:
-    """For each piece of data its number of samples and, for each unit, the sum of weight times gradient of the mean loss."""
-    weights = prunable(network)
-    for size, found in gradients(score, network.model, batches, weights):
-        products = ((name, _times(name, weights[name], gradient)) for name, gradient in found.items())
-        yield size, sum_onto_units(network, products)
-
-
-def _times(name: str, weight: Tensor, gradient: Tensor) -> Tensor:
-    """Weight times gradient, entry by entry, in float32 at least."""
-    wide = widened(name, gradient)
-    return weight.to(wide.dtype) * wide

@@ -1,20 +1,29 @@
-"""Scores from the gradients of many samples: their mean, how it stands out of their noise, and how certain they make a weight."""
+"""Scores from the gradients of many samples: their mean, how it stands out of their noise, and what is certain of them."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from secateur.axes import Scores
 from secateur.errors import DataError
 from secateur.torch.batches import Batches, Loss
+from secateur.torch.capture import TracedNetwork
 from secateur.torch.scores.backward import check_counts, gradient_moments
+from secateur.torch.scores.effects import effects
+from secateur.torch.scores.score import prunable
+from secateur.torch.scores.units import by_axis, sum_onto_units
 from secateur.torch.scores.weights import weights_of
 
 
 @dataclass(frozen=True, slots=True)
 class Gradient:
     """The size of the mean gradient: `|E[g]|`, how fast the loss changes with the weight, whatever that is now.
+
+    Of a unit it is the Euclidean norm over all the weights that go with it: how fast the loss changes in the direction in which
+    these weights change it most.
 
     Args:
         samples: How many samples to use, > 0.
@@ -23,7 +32,7 @@ class Gradient:
 
     Raises:
         DataError: `samples` or `microbatch` is not positive. When called: no data, or data that do not fit the model or the loss.
-        ModelError: When called: gradients that are not finite; names the parameter.
+        ModelError: When called: weights of units or gradients that are not finite; names the parameter.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -39,6 +48,12 @@ class Gradient:
     def __post_init__(self) -> None:
         check_counts(self)
 
+    def __call__(self, network: TracedNetwork, batches: Batches | None = None) -> Scores:
+        """Score the units; see `Score`."""
+        means = gradient_moments(self, network.model, batches, prunable(network)).mean
+        squares = ((name, mean.to(torch.float64).square()) for name, mean in means.items())
+        return by_axis(network, np.sqrt(sum_onto_units(network, squares)))
+
     def of_model(self, model: nn.Module, batches: Batches | None, names: Collection[str]) -> dict[str, Tensor]:
         """Score the weights; see `ModelScore`."""
         return {name: mean.abs() for name, mean in gradient_moments(self, model, batches, names).mean.items()}
@@ -46,10 +61,10 @@ class Gradient:
 
 @dataclass(frozen=True, slots=True)
 class SignalToNoise:
-    """The mean gradient over its standard deviation among samples: `|E[g]| / sqrt(Var[g])`.
+    """The mean gradient over its standard deviation among samples: `|E[g]| / sqrt(Var[g])`, of a unit that of `s = sum w g`.
 
-    High where the samples agree which way a weight should go. It has no unit, so that layers compare. Gradients that do not vary
-    score infinity, or zero where they are zero.
+    High where the samples agree which way a weight should go, or a unit should grow. It has no unit of measure, so that layers
+    compare. What does not vary scores infinity, or zero where it is zero.
 
     Args:
         samples: How many samples to use, > 1.
@@ -59,7 +74,7 @@ class SignalToNoise:
     Raises:
         DataError: `samples` or `microbatch` is not positive. When called: no data, data that do not fit the model or the loss, or
             gradients none of which varies.
-        ModelError: When called: gradients that are not finite; names the parameter.
+        ModelError: When called: weights of units or gradients that are not finite; names the parameter.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -69,7 +84,7 @@ class SignalToNoise:
 
     Source:
         The root of the ratio of J. Liu et al., "Understanding Why Neural Networks Generalize Well Through GSNR of Parameters",
-        ICLR 2020.
+        ICLR 2020; for units our own.
     """
 
     samples: int = 256
@@ -78,6 +93,10 @@ class SignalToNoise:
 
     def __post_init__(self) -> None:
         check_counts(self)
+
+    def __call__(self, network: TracedNetwork, batches: Batches | None = None) -> Scores:
+        """Score the units; see `Score`."""
+        return by_axis(network, effects(self, network, batches).signal_to_noise(self))
 
     def of_model(self, model: nn.Module, batches: Batches | None, names: Collection[str]) -> dict[str, Tensor]:
         """Score the weights; see `ModelScore`."""
@@ -141,3 +160,47 @@ class Wald:
         return {
             name: weight.abs() * (n * moments.power(name)).sqrt() for name, weight in weights_of(model, names).items()
         }
+
+
+@dataclass(frozen=True, slots=True)
+class TTest:
+    """The t-value of a unit's effect: `|E[s]| / (sd[s] / sqrt(n))`, s = `sum w g` over all the weights that go with it.
+
+    It tests whether the loss changes at all, on average over all data, when the unit shrinks. Samples on which the model was
+    trained to a minimum say that it does not, whatever the unit: take others. It orders units as `SignalToNoise` does, on a scale
+    that says how certain that is. From a hundred samples on, t-values can be read as z-values. Effects that do not vary score
+    infinity, or zero where they are zero.
+
+    Args:
+        samples: How many samples to use, > 1.
+        microbatch: The samples in one backward pass, whose mean gradient counts once, > 0; 1 is exact.
+        loss: Takes the model's output and the targets; None = cross-entropy, or the `loss` that the model returns itself.
+
+    Raises:
+        DataError: `samples` or `microbatch` is not positive. When called: no data, data that do not fit the model or the loss, or
+            effects none of which varies.
+        ModelError: When called: weights or gradients that are not finite; names the tensor.
+
+    Example:
+        >>> from secateur.torch import trace
+        >>> model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.Linear(2, 1, bias=False))
+        >>> _ = (model[0].weight.data.fill_(1.0), model[1].weight.data.copy_(torch.tensor([[1.0, -2.0]])))
+        >>> score = TTest(loss=lambda output, targets: output.mean())
+        >>> score(trace(model, torch.ones(1, 1)), [torch.tensor([[0.0], [1.0], [2.0]])])["0"].round(3).tolist()
+        [1.732, 1.732]
+
+    Source:
+        Student, "The Probable Error of a Mean", Biometrika 1908.
+    """
+
+    samples: int = 256
+    microbatch: int = 1
+    loss: Loss | None = None
+
+    def __post_init__(self) -> None:
+        check_counts(self)
+
+    def __call__(self, network: TracedNetwork, batches: Batches | None = None) -> Scores:
+        """Score the units; see `Score`."""
+        found = effects(self, network, batches)
+        return by_axis(network, found.signal_to_noise(self) * np.sqrt(found.passes - 1))

@@ -49,6 +49,26 @@ def add_at(totals: Totals, units: Integers, values: NDArray[np.float64]) -> None
         totals += np.bincount(factor[there], values[there], minlength=len(totals))
 
 
+def positions(units: Integers, span: slice) -> Integers | None:
+    """Where the units of an axis lie along a dim, so that units can be compared place by place.
+
+    Args:
+        units: Those of each position, `[factors, n]`.
+        span: The numbers of the axis' units.
+
+    Returns:
+        `[units, positions]`, in ascending order; None where they do not have equally many, or none at all.
+
+    Example:
+        >>> positions(np.array([[5, 6, 5, 6, -1]]), slice(5, 7)).tolist()
+        [[0, 2], [1, 3]]
+    """
+    factors, places = np.nonzero((units >= span.start) & (units < span.stop))
+    owners, places = np.unique(np.stack([units[factors, places], places]), axis=1)
+    size, counts = span.stop - span.start, np.bincount(owners - span.start, minlength=span.stop - span.start)
+    return places.reshape(size, -1) if counts.all() and (counts == counts[0]).all() else None
+
+
 def _take_back(totals: Totals, quantity: Tensor, one: tuple[int, Integers], other: tuple[int, Integers]) -> None:
     """Subtract the entries that lie at a unit's positions of both dims."""
     (d, units), (e, others) = one, other
