@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from secateur.account import Evaluate, Progress, Run, record
-from secateur.allocate import Allocator, Budget, Global, Uniform
+from secateur.allocate import Allocator, Budget, Global, Insignificant, Uniform
 from secateur.axes import Plan
 from secateur.errors import BudgetError, DataError, ModelError, PlanError, RecoveryError
 from secateur.report import RunRecord
@@ -175,7 +175,7 @@ def _check(
             raise DataError(f"{argument}= must be something to go through, such as a list; got {value!r}")
     if score is not None and (isinstance(score, type) or not callable(score)):
         raise DataError(f"score= is an object such as secateur.scores.Fisher(); got {score!r}")
-    if not callable(allocation) or isinstance(allocation, (Global, Uniform)):
+    if not callable(allocation) or isinstance(allocation, (Global, Uniform, Insignificant)):
         raise BudgetError(
             f"allocation= makes the allocator, such as secateur.allocate.Global itself; got {allocation!r}"
         )

@@ -241,6 +241,19 @@ def test_a_job_names_its_score(folder: Path, secateur: Command, score: str) -> N
     assert (folder / "out/report.json").exists()
 
 
+def test_a_job_leaves_it_to_a_test_how_much_goes(folder: Path, secateur: Command) -> None:
+    change(folder, "macs = 0.5", "macs = 1.0")
+    text = (folder / "job.toml").read_text()
+    (folder / "job.toml").write_text(
+        f'{text}[score]\nname = "t-test"\n[allocation]\nname = "insignificant"\nrate = 1e-300'
+    )
+
+    ended = secateur("prune", "job.toml")
+
+    assert ended.code == 0, ended.err
+    assert all(len(axis.kept) == 1 for axis in RunRecord.read(folder / "out/report.json").axes)
+
+
 def test_options_of_the_choices_are_followed(folder: Path, secateur: Command) -> None:
     (folder / "job.toml").write_text(
         'multiple_of = 4\nexclude = ["second"]\n' + JOB + '[score]\nname = "magnitude"\n[allocation]\nname = "uniform"'

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import false_discovery_control, norm
+from scipy.stats import norm
 from torch import nn
 
 import secateur as sc
@@ -23,7 +23,6 @@ from secateur.sparse.allocation import (
     erdos_renyi,
     even,
 )
-from secateur.sparse.allocation.compare import largest_discovery
 from secateur.sparse.counts import count_of
 from secateur.torch.scores import Magnitude, Wald
 
@@ -145,20 +144,6 @@ def test_what_is_zero_already_does_not_move_a_quantile() -> None:
     scores = torch.tensor([-torch.inf, -torch.inf, 1, 2, 3, 4, 5])
     assert Below(quantile=0.5).cut([Share("a", (), 7, lambda: scores)]) == [4]
     assert Below(quantile=0.5).cut([Share("a", (), 2, lambda: scores[:2])]) == [2]
-
-
-@given(st.lists(st.sampled_from([0.0, 0.001, 0.01, 0.02, 0.03, 0.049, 0.05, 0.2, 1.0]), min_size=1, max_size=12))
-def test_discoveries_are_those_of_the_definition(p_values: list[float]) -> None:
-    """The most hypotheses k whose k smallest p-values are at most k / m times the rate; and as scipy adjusts p-values."""
-    m, rate = len(p_values), 0.05
-    most = max((k for k in range(1, m + 1) if sorted(p_values)[k - 1] <= rate * k / m), default=0)
-    limit = largest_discovery(torch.tensor(p_values, dtype=torch.float64), rate)
-    assert sum(p <= limit for p in p_values) == most
-    adjusted = false_discovery_control(p_values)
-    clear = abs(adjusted - rate) > 1e-12  # where the two round differently
-    assert [p <= limit for p, is_clear in zip(p_values, clear, strict=True) if is_clear] == list(
-        adjusted[clear] <= rate
-    )
 
 
 def test_z_values_are_read_as_two_sided() -> None:

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.allocate.budget import Budget
+from secateur.allocate.discovery import largest_discovery, two_sided
 from secateur.allocate.fill import fill
 from secateur.allocate.ladder import Ladder, Rules, build_ladder
-from secateur.allocate.normalise import Normaliser, mean
+from secateur.allocate.normalise import Normaliser, mean, unchanged
 from secateur.allocate.rank import best_units, rank, savings, worths
 from secateur.axes import Integers, Network, Plan, Scores
 from secateur.errors import BudgetError, PlanError
@@ -156,6 +157,73 @@ class Uniform:
 
     def _rules(self) -> Rules:
         return Rules(0, self.multiple_of, self.exclude)
+
+
+@dataclass(frozen=True, slots=True)
+class Insignificant:
+    """All units go of which the data do not show an effect; and of the others, the least certain until the budget holds.
+
+    Scores are read as z-values, the sizes of effects in standard errors: take `scores.TTest()`. All units that may go are tested
+    together. Among those that stay for their score, the share without an effect is at most `rate` on average, where tests are
+    independent or positively dependent; the rules below can make others stay.
+
+    Args:
+        budget: What must hold afterwards; `Budget(macs=1.0)` leaves it to the tests.
+        rate: The false discovery rate, in (0, 1).
+        floor: The share of each axis that always stays, in [0, 1], rounded up; at least one unit does, so no axis empties.
+        multiple_of: The kept widths of matrices shall be multiples of this; `secateur.allocate.multiples` has the rule.
+        exclude: What keeps its shape: names of axes, or patterns (`fnmatch`) for tensors and for modules with all in them.
+
+    Raises:
+        BudgetError: `rate`, `floor` or `multiple_of` is out of range. When called: the budget cannot be met; says what can be.
+        PlanError: `exclude` is no tuple of strings. When called: a pattern that names nothing, or scores that do not fit.
+        AttributeFollowError: When called: an integer in the model's code cannot follow.
+
+    Example:
+        >>> import numpy as np
+        >>> from secateur.axes import Axis, Network, Slot, TensorSpec
+        >>> units = np.arange(4)[None]
+        >>> network = Network(
+        ...     axes=(Axis("hidden", 4, True, (Slot("hidden.weight", 0, 1),)),),
+        ...     frozen=(),
+        ...     tensors={"hidden.weight": TensorSpec((4, 3), 4, True)},
+        ...     dims={"hidden.weight": (units, None)},
+        ... )
+        >>> z = np.array([0.5, 1.9, 2.5, 9.0])  # p = 0.617, 0.057, 0.012, 0.000
+        >>> Insignificant(Budget(params=1.0))(network, {"hidden": z}).kept["hidden"].tolist()
+        [2, 3]
+
+    Source:
+        As `secateur.allocate.discovery.largest_discovery`.
+    """
+
+    budget: Budget
+    rate: float = 0.05
+    floor: float = 0.0
+    multiple_of: int = 1
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_budget(self.budget)
+        if not 0 < self.rate < 1:
+            raise BudgetError(f"Insignificant(rate={self.rate}): the rate is above 0 and below 1; 0.05 is usual")
+        self._rules()
+
+    def __call__(self, network: Network, scores: Scores) -> Plan:
+        """Choose the units that stay; see `Allocator`."""
+        rules = self._rules()
+        ladder = build_ladder(network, rules)
+        ranking = rank(network, scores, ladder)
+        p_values = {name: two_sided(z) for name, z in ranking.scores.items()}
+        limit = largest_discovery(np.concatenate([np.zeros(0), *p_values.values()]), self.rate)
+        sure = np.array([int((p_values.get(axis.name, np.zeros(0)) <= limit).sum()) for axis in network.axes])
+        best_first = np.argsort(-worths(network, ranking, ladder, unchanged), kind="stable")
+        needed = ladder.reached - ladder.units < sure[ladder.axis]
+        counts = fill(network, ranking, ladder, best_first[needed[best_first]], self.budget, rules)
+        return best_units(network, ranking, counts)
+
+    def _rules(self) -> Rules:
+        return Rules(self.floor, self.multiple_of, self.exclude)
 
 
 def _shares(network: Network, ladder: Ladder) -> NDArray[np.float64]:

@@ -40,6 +40,7 @@ NAMES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "allocation": {
         "global": sc.allocate.Global,
         "uniform": sc.allocate.Uniform,
+        "insignificant": sc.allocate.Insignificant,
     },
     "weight score": {
         "wanda": sc.scores.Wanda,

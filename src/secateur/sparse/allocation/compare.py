@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.allocate.budget import exact_share
+from secateur.allocate.discovery import largest_discovery
 from secateur.errors import BudgetError, DataError
 from secateur.sparse.allocation.divide import Share
 from secateur.sparse.counts import count_of, share_of
@@ -134,26 +135,8 @@ class Insignificant:
     def cut(self, layers: Sequence[Share]) -> list[int]:
         """Count what goes; see `Cutoff`."""
         scores = [layer.scores() for layer in layers]
-        limit = largest_discovery(_p_values(_live(scores)), self.rate)
+        limit = largest_discovery(_p_values(_live(scores)).numpy(), self.rate)
         return [int((_p_values(each) > limit).sum()) for each in scores]
-
-
-def largest_discovery(p_values: Tensor, rate: float) -> float:
-    """The largest of the p-values that are discoveries at a false discovery rate; below zero where none is.
-
-    Args:
-        p_values: `[tests]`, in any order.
-        rate: In (0, 1).
-
-    Example:
-        >>> p_values = torch.tensor([0.04, 0.01, 0.02, 0.9], dtype=torch.float64)
-        >>> largest_discovery(p_values, 0.05), largest_discovery(p_values, 0.001)
-        (0.02, -1.0)
-    """
-    ordered = p_values.sort().values
-    ranks = torch.arange(1, len(ordered) + 1, dtype=torch.float64, device=ordered.device)
-    found = ordered[ordered <= rate * ranks / len(ordered)]
-    return float(found[-1]) if len(found) else -1.0
 
 
 def _p_values(z: Tensor) -> Tensor:

@@ -168,8 +168,8 @@ class TTest:
 
     It tests whether the loss changes at all, on average over all data, when the unit shrinks. Samples on which the model was
     trained to a minimum say that it does not, whatever the unit: take others. It orders units as `SignalToNoise` does, on a scale
-    that says how certain that is. From a hundred samples on, t-values can be read as z-values. Effects that do not vary score
-    infinity, or zero where they are zero.
+    that says how certain that is. From a hundred samples on, t-values can be read as z-values: `allocate.Insignificant` lets
+    those units go whose effect may be zero. Effects that do not vary score infinity, or zero where they are zero.
 
     Args:
         samples: How many samples to use, > 1.
