@@ -83,8 +83,8 @@ def prune(
         evaluate: `model -> accuracy`, or `model -> {name: share}`; shares lie between 0 and 1, higher is better. A pair `(right,
             all)` is a share that says on how many answers it was measured. Called with the model in eval mode, without gradients.
         score: What a unit is worth; by default `Fisher` with labelled data, `Energy` with bare inputs, else `Magnitude`.
-        allocation: Makes the allocator from `(budget, exclude=, multiple_of=)`: `allocate.Global`, `allocate.Uniform`, or a
-            `functools.partial` of one.
+        allocation: Makes the allocator from `(budget, exclude=, multiple_of=)`: `allocate.Global`, `allocate.Uniform`,
+            `allocate.Insignificant`, or a `functools.partial` of one.
         compensation: Steps that change what stays to make up for what goes, in this order; empty = none. Needs `data`.
         sparsify: Sets weights of the compact model to zero: a `functools.partial` of `secateur.sparsify` with its choices, called
             as `(model, data, progress=)`. Needs `data`.

@@ -69,9 +69,9 @@ class Energy:
 class Fluctuation:
     """As `Energy`, once the mean of what goes is folded into biases: the sum over consumers of `|W[:, u]|^2 Var[x_u]`.
 
-    For one unit it is the exact mean squared error that `compensation.FoldMean` leaves in a consumer without padding. A unit that
-    is constant is worth nothing, however large. Where no linear layer or convolution reads an axis, it is the variance of what is
-    written there.
+    For one unit that is one input of a linear layer, it is the exact mean squared error that `compensation.FoldMean` leaves.
+    A unit that is constant is worth nothing, however large. Where no linear layer or convolution reads an axis, it is the
+    variance of what is written there.
 
     Args:
         samples: How many samples to use, > 0.
@@ -96,8 +96,8 @@ class Fluctuation:
 
     Source:
         Y. An et al., "Fluctuation-based Adaptive Structured Pruning for Large Language Models" (FLAP), AAAI 2024, section 3, with
-        the variance over all rows for that of a sequence's means. To rank layers together by its standard scores, give the
-        allocation `normalise.standard`.
+        the variance over all rows together. To rank layers together by standard scores as there, give the allocation
+        `normalise.standard`.
     """
 
     samples: int = 1024

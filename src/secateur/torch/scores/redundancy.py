@@ -37,7 +37,7 @@ class GeometricMedian:
 
     Source:
         Y. He et al., "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration" (FPGM), CVPR 2019,
-        equation 8, over every weight of the unit where it has the filters alone.
+        section 3, over every weight of the unit where it has the filters alone.
     """
 
     otherwise: Score | None = None
@@ -77,7 +77,7 @@ class ChannelIndependence:
         [3.0, 1.0]
 
     Source:
-        Y. Sui et al., "CHIP: CHannel Independence-based Pruning for Compact Neural Networks", NeurIPS 2021, equation 4, over all
+        Y. Sui et al., "CHIP: CHannel Independence-based Pruning for Compact Neural Networks", NeurIPS 2021, section 3, over all
         samples at once where it has the mean over single images, so that units have independence that are no images.
     """
 
