@@ -1,6 +1,6 @@
 """Secateur prunes neural networks so that they are really smaller and really faster, with proof."""
 
-from secateur import allocate, low_rank, train
+from secateur import allocate, low_rank, targets, train
 from secateur.allocate import Budget
 from secateur.artefact import load, save
 from secateur.low_rank import LowRankResult, factorise
@@ -35,6 +35,7 @@ __all__ = [
     "scores",
     "solvers",
     "sparsify",
+    "targets",
     "trace",
     "train",
     "unmask",

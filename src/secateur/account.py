@@ -34,7 +34,7 @@ from secateur.report import (
 from secateur.report import Proof as ProofRecord
 from secateur.report.quantity import TIMES
 from secateur.sparse import SparseResult
-from secateur.targets import Measurement
+from secateur.targets import Measurement, worst
 from secateur.torch import Inputs, Proof, TracedNetwork
 from secateur.torch.graph import graph_of
 from secateur.torch.state import evaluating
@@ -133,7 +133,7 @@ def record(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         rows=(
             *_metric_rows(run),
-            *_cost_rows(dense, pruned, measured),
+            *_cost_rows(dense, pruned),
             *weight_rows(network.model, sparse),
             *_measured_rows(latency, measured),
         ),
@@ -144,7 +144,7 @@ def record(
         weights=weight_records(sparse),
         frozen=_frozen(network),
         latency=latency,
-        proofs=_proofs(proof),
+        proofs=(*_proofs(proof), *_agreement(measured)),
         reproduction=Reproduction(seed=run.seed, versions=versions(), machine=machine()),
         notes=_notes(network, plan, sparse),
     )
@@ -189,12 +189,11 @@ def _metric_rows(run: Run) -> list[Row]:
     ]
 
 
-def _cost_rows(dense: Cost, pruned: Cost, measured: Mapping[str, Measurement]) -> list[Row]:
-    stored = (measured["dense"].stored, measured["pruned"].stored) if measured else (dense.bytes, pruned.bytes)
+def _cost_rows(dense: Cost, pruned: Cost) -> list[Row]:
     return [
         Row("parameters", "", dense.parameters, pruned.parameters, "lower"),
         Row("MACs", "", dense.macs, pruned.macs, "lower"),
-        Row("bytes of weights", "B", *stored, "lower"),
+        Row("bytes of weights", "B", dense.bytes, pruned.bytes, "lower"),
     ]
 
 
@@ -204,7 +203,7 @@ def _latency(measured: Mapping[str, Measurement], inputs: Inputs) -> tuple[Laten
     dense, pruned = measured["dense"], measured["pruned"]
     threads = f"{dense.threads} thread{'s' if dense.threads != 1 else ''}"
     shapes = " and ".join(TIMES.join(map(str, tensor.shape)) for tensor in tensors_in(inputs))
-    name = f"PyTorch eager on {dense.device}, {threads}, inputs {shapes}"
+    name = f"{dense.target} on {dense.device}, {threads}, inputs {shapes}"
     in_ms = (tuple(1000 * sample for sample in m.latency.samples) for m in (dense, pruned))
     return (LatencyRecord(name, *in_ms),)
 
@@ -212,8 +211,13 @@ def _latency(measured: Mapping[str, Measurement], inputs: Inputs) -> tuple[Laten
 def _measured_rows(latency: tuple[LatencyRecord, ...], measured: Mapping[str, Measurement]) -> list[Row]:
     if not measured:
         return []
-    memory = (measured["dense"].memory.peak, measured["pruned"].memory.peak)
-    return [*latency[0].rows(), Row("peak memory", "B", *memory, "lower")]
+    dense, pruned = measured["dense"], measured["pruned"]
+    rows = list(latency[0].rows())
+    if dense.memory is not None and pruned.memory is not None:
+        rows.append(Row("peak memory", "B", dense.memory.peak, pruned.memory.peak, "lower"))
+    if dense.agreement is not None:  # it has a form of its own
+        rows.append(Row(f"bytes that {dense.target} loads", "B", dense.stored, pruned.stored, "lower"))
+    return rows
 
 
 def _goals(budget: Budget, dense: Cost, pruned: Cost) -> tuple[Goal, ...]:
@@ -277,6 +281,15 @@ def _proofs(proof: Proof) -> tuple[ProofRecord, ...]:
         for name, (value, detail) in texts.items()
     )
     return (*measured, same)
+
+
+def _agreement(measured: Mapping[str, Measurement]) -> tuple[ProofRecord, ...]:
+    """How near both networks on the target are to PyTorch; nothing where PyTorch ran them as they are."""
+    found = worst(one.agreement for one in measured.values())
+    if found is None:
+        return ()
+    detail = f"outputs of both networks, as they were measured, on {measured['dense'].target} against PyTorch's"
+    return (ProofRecord("target = PyTorch", found.difference, found.tolerance, True, detail),)
 
 
 def _notes(network: TracedNetwork, plan: Plan, sparse: SparseResult) -> tuple[str, ...]:

@@ -10,6 +10,7 @@
     ├── VerificationError       a proof that failed
     ├── RecoveryError           training that cannot start, diverged, or gave back something else
     ├── ArtefactError           a saved model that is damaged, foreign or from a newer format
+    ├── TargetError             a target that cannot run the model, or computes something else
     ├── JobError                a job file or command line that cannot be understood
     └── MissingExtraError       an optional dependency that is not installed
 
@@ -65,6 +66,10 @@ class RecoveryError(SecateurError):
 
 class ArtefactError(SecateurError):
     """A saved model that is damaged, belongs to another model, or comes from a newer format."""
+
+
+class TargetError(SecateurError):
+    """A target that cannot run the model, or computes something else than PyTorch does."""
 
 
 class JobError(SecateurError):

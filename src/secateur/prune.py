@@ -13,7 +13,8 @@ from secateur.axes import Plan
 from secateur.errors import BudgetError, DataError, ModelError, PlanError, RecoveryError
 from secateur.report import RunRecord
 from secateur.sparse import SparseResult, WeightPlan
-from secateur.targets import measure as measure_eager
+from secateur.targets import EAGER, Measurement, Target
+from secateur.targets import measure as measure_on
 from secateur.torch import Inputs, Proof, TracedNetwork, compact, trace, verify
 from secateur.torch import scores as criteria
 from secateur.torch.batches import split_batch
@@ -69,6 +70,7 @@ def prune(
     form: str = "module",
     seed: int = 0,
     measure: bool = True,
+    target: Target = EAGER,
     progress: Progress | None = None,
     name: str | None = None,
 ) -> PruneResult:
@@ -96,6 +98,8 @@ def prune(
             its own. Both models are then measured in graph form.
         seed: For everything random in the proofs.
         measure: Measure latency and memory of both models, in turns.
+        target: Where: `targets.Eager()`, `targets.Compile()`, `targets.OnnxRuntime()` or `targets.OpenVINO()`. The dense model is
+            tried there before anything else is done.
         progress: Called as `progress(stage, done, total)`.
         name: What the report calls the model; by default its class.
 
@@ -110,6 +114,8 @@ def prune(
         PlanError: A pattern matches nothing, or `sparsify` gives something else than it should.
         RecoveryError: Training cannot start, diverged, or gave back another model or weights that had gone.
         VerificationError: A proof failed.
+        TargetError: The target cannot run one of both models, or computes something else than PyTorch.
+        MissingExtraError: The target's runtime is not installed.
 
     Example:
         >>> import torch, secateur as sc
@@ -125,6 +131,9 @@ def prune(
         network = trace(model, example_inputs)
     if not network.axes:
         raise BudgetError(_nothing_to_prune(network, form))
+    if measure:
+        with run.stage("try the target"), target.load(model, example_inputs):
+            pass
     run.evaluated("dense", model)
     with run.stage("score"):
         chosen = score if score is not None else _default_score(data)
@@ -152,7 +161,7 @@ def prune(
                 small = as_recovery(recover)(small, data, _teacher(model), run.training)
             _check_zeros(small, sparse.plan)
             run.evaluated("recovered", small)
-    measured = _measured(run, model, small, example_inputs) if measure else {}
+    measured = _measured(run, target, model, small, example_inputs) if measure else {}
     report = record(run, network, plan, scores, proof, replace(sparse, model=small), measured, budget)
     return PruneResult(small, plan, sparse.plan, network, proof, report)
 
@@ -242,6 +251,8 @@ def _teacher(model: nn.Module) -> nn.Module:
     return teacher.eval().requires_grad_(False)
 
 
-def _measured(run: Run, model: nn.Module, small: nn.Module, inputs: Inputs) -> Mapping[str, Any]:
+def _measured(
+    run: Run, target: Target, model: nn.Module, small: nn.Module, inputs: Inputs
+) -> Mapping[str, Measurement]:
     with run.stage("measure"):
-        return measure_eager({"dense": model, "pruned": small}, inputs)
+        return measure_on({"dense": model, "pruned": small}, inputs, target=target)

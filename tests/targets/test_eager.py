@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import DataError
-from secateur.targets import measure
+from secateur.targets import Eager, measure
 from secateur.targets.memory import memory_of_one_run
 
 X = torch.zeros(2, 4)
@@ -29,8 +29,8 @@ class Watched(nn.Module):
         return out
 
 
-def quick(models: Mapping[str, nn.Module], inputs: Any, **settings: Any) -> Any:
-    return measure(models, inputs, runs=3, seconds=0.0, **settings)
+def quick(models: Mapping[str, nn.Module], inputs: Any, threads: int | None = None) -> Any:
+    return measure(models, inputs, target=Eager(threads), runs=3, seconds=0.0)
 
 
 def test_every_model_gets_a_measurement_under_its_name_and_in_its_order() -> None:
@@ -151,6 +151,17 @@ def test_tied_weights_and_what_is_not_saved_are_counted_right() -> None:
     assert one.memory.weights == 160 + 100
 
 
+def test_pytorch_itself_needs_no_comparison() -> None:
+    one = quick({"it": nn.Linear(4, 4)}, X)["it"]
+
+    assert (one.target, one.agreement) == ("PyTorch eager", None)
+
+
+def test_no_threads_are_refused() -> None:
+    with pytest.raises(DataError, match="0 threads; give at least 1"):
+        Eager(threads=0)
+
+
 def test_measuring_prints_nothing_and_leaves_the_environment(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,7 +189,6 @@ def test_on_an_accelerator_its_own_allocator_counts(monkeypatch: pytest.MonkeyPa
     [
         ({"models": {}}, "no network to measure"),
         ({"inputs": {1.0}}, "inputs of type set; give a tensor, a tuple of positional or a dict"),
-        ({"threads": 0}, "0 threads; give at least 1"),
         ({"runs": 0}, "0 runs give no median"),
         ({"seconds": float("inf")}, "time limit of inf s"),
     ],

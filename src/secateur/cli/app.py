@@ -11,7 +11,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from secateur.cli.bench import compare, load_subject
+from secateur.cli.bench import compare, find_target, load_subject
 from secateur.cli.demonstration import run_demo
 from secateur.cli.exits import exit_code, reported, say, table_of_codes
 from secateur.cli.inspection import Inspection
@@ -167,19 +167,22 @@ def bench(
     ] = None,
     runs: Annotated[int, typer.Option(help="At least so many timed runs of each.", min=2)] = 30,
     seconds: Annotated[float, typer.Option(help="At least so long.", min=0)] = 10.0,
+    target: Annotated[str, typer.Option(help="Where: eager, compile, onnxruntime or openvino.")] = "eager",
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; by default as many as PyTorch takes.", min=1)
     ] = None,
+    precision: Annotated[str | None, typer.Option(help="What openvino computes in: fp32 or bf16.")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """`secateur bench`."""
 
     def work(stages: Stages) -> Result:
+        where = find_target(target, threads=threads, precision=precision)
         with stages.stage("load"):
             one, other = (load_subject(spec, inputs=tuple(inputs or ()), model=model) for spec in (first, second))
         with stages.stage("measure"):
-            return compare(one, other, runs=runs, seconds=seconds, threads=threads)
+            return compare(one, other, target=where, runs=runs, seconds=seconds)
 
     _run(work, as_json, debug, lasting=False)
 

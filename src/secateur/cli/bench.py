@@ -12,12 +12,13 @@ from rich.text import Text
 
 from secateur.artefact import load
 from secateur.artefact.manifest import MANIFEST
-from secateur.cli.job import read_job
+from secateur.cli import choices
+from secateur.cli.job import Choice, read_job
 from secateur.cli.models import Subject, load_model
 from secateur.cli.output import JOB
 from secateur.errors import JobError
 from secateur.report.quantity import TIMES, quantity
-from secateur.targets import Measurement, Ratio, measure, ratio_of_medians
+from secateur.targets import Measurement, Ratio, Target, measure, ratio_of_medians, worst
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +76,30 @@ def load_subject(spec: str, *, inputs: tuple[str, ...] = (), model: str | None =
     return Subject(spec.rstrip("/"), load(dense.model, folder).eval(), dense.inputs)
 
 
-def compare(first: Subject, second: Subject, *, runs: int, seconds: float, threads: int | None) -> Comparison:
+def find_target(name: str, *, threads: int | None, precision: str | None) -> Target:
+    """The target that the options of the command line name; by default each is the target's own.
+
+    Raises:
+        JobError: There is no such target, or it has no such option.
+        DataError: An option has a value that it cannot have.
+    """
+    options = {"threads": threads, "precision": precision}
+    choice = Choice(name=name, **{option: value for option, value in options.items() if value is not None})
+    target: Target = choices.attempt(choices.prepare("target", choice), "target")
+    return target
+
+
+def compare(first: Subject, second: Subject, *, target: Target, runs: int, seconds: float) -> Comparison:
     """Measure two models in turns, on the inputs of the first.
 
     Args:
         first: The one that is compared with.
         second: The one of interest.
+        target: Where.
         runs: At least so many timed runs of each.
         seconds: At least so long.
-        threads: CPU threads; by default as many as PyTorch takes.
     """
-    measured = measure({"A": first.model, "B": second.model}, first.inputs, runs=runs, seconds=seconds, threads=threads)
+    measured = measure({"A": first.model, "B": second.model}, first.inputs, target=target, runs=runs, seconds=seconds)
     one, other = measured["A"], measured["B"]
     ratio = ratio_of_medians(one.latency, other.latency, np.random.default_rng(0))
     return Comparison((first.name, second.name), (one, other), ratio)
@@ -103,7 +117,7 @@ def _table(comparison: Comparison) -> Table:
             quantity(1e3 * one.latency.median, "ms"),
             f"{quantity(1e3 * low)} to {quantity(1e3 * high, 'ms')}",
             quantity(1e3 * one.latency.p99, "ms"),
-            quantity(one.memory.peak, "B"),
+            quantity(one.memory.peak if one.memory else None, "B"),
             quantity(one.stored, "B"),
         )
     return table
@@ -120,9 +134,16 @@ def _verdict(comparison: Comparison) -> str:
     steady = "" if one.latency.settled else " The times had not settled when the warm-up ended."
     return (
         f"{words} ({100 * ratio.level:.0f} % confidence: {ratio.low:.2f} to {ratio.high:.2f}), "
-        f"by {len(one.latency.samples)} runs of each in turns on {one.device}, "
-        f"{one.threads} thread{'s' if one.threads != 1 else ''}.{steady}"
+        f"by {len(one.latency.samples)} runs of each in turns by {one.target} on {one.device}, "
+        f"{one.threads} thread{'s' if one.threads != 1 else ''}.{_nearness(comparison.measured)}{steady}"
     )
+
+
+def _nearness(measured: tuple[Measurement, ...]) -> str:
+    found = worst(one.agreement for one in measured)
+    if found is None:
+        return ""
+    return f" Outputs are at most {found.difference:.0e} off PyTorch's, where {found.tolerance:.0e} is allowed."
 
 
 def _numbers(name: str, one: Measurement) -> dict[str, Any]:
@@ -134,8 +155,11 @@ def _numbers(name: str, one: Measurement) -> dict[str, Any]:
         "p99_ms": 1e3 * one.latency.p99,
         "runs": len(one.latency.samples),
         "settled": one.latency.settled,
-        "peak_memory_bytes": one.memory.peak,
+        "peak_memory_bytes": one.memory.peak if one.memory else None,
         "stored_bytes": one.stored,
+        "target": one.target,
         "device": one.device,
         "threads": one.threads,
+        "difference": one.agreement and one.agreement.difference,
+        "tolerance": one.agreement and one.agreement.tolerance,
     }

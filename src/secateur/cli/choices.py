@@ -84,6 +84,12 @@ NAMES: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "fold-mean": sc.compensation.FoldMean,
         "batch-norm": sc.compensation.ReestimateBatchNorm,
     },
+    "target": {
+        "eager": sc.targets.Eager,
+        "compile": sc.targets.Compile,
+        "onnxruntime": sc.targets.OnnxRuntime,
+        "openvino": sc.targets.OpenVINO,
+    },
     "optimizer": {
         "sgd": torch.optim.SGD,
         "adamw": torch.optim.AdamW,

@@ -22,6 +22,7 @@ from secateur.errors import (
     PlanError,
     RecoveryError,
     SecateurError,
+    TargetError,
     VerificationError,
 )
 
@@ -29,7 +30,11 @@ UNEXPECTED, INTERRUPTED = 1, 130
 
 CODES: tuple[tuple[int, str, tuple[type[SecateurError], ...]], ...] = (
     (2, "the command or the job cannot be understood", (JobError, MissingExtraError)),
-    (3, "the model cannot be captured or used", (CaptureError, ModelError, AttributeFollowError)),
+    (
+        3,
+        "the model cannot be captured or used, or not on the target",
+        (CaptureError, ModelError, TargetError, AttributeFollowError),
+    ),
     (4, "the budget cannot be met", (BudgetError,)),
     (5, "a proof failed", (VerificationError,)),
     (6, "the data does not fit", (DataError,)),

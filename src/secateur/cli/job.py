@@ -149,6 +149,7 @@ class Job(Work):
     sparsify: Sparsification | None = None
     recovery: Recovery | None = None
     measure: bool = True
+    target: Named = Choice(name="eager")
     device: str = "cpu"
     seed: int = 0
 

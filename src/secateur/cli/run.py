@@ -132,6 +132,7 @@ def _choices(job: Job, folder: Path) -> dict[str, Any]:
         "recover": _recovery(job.recovery, job.seed, folder) if job.recovery else None,
         "seed": job.seed,
         "measure": job.measure,
+        "target": choices.attempt(choices.prepare("target", job.target), "target"),
     }
     if job.compensation is not None:
         chosen["compensation"] = tuple(choices.choose("compensation", name)() for name in job.compensation)

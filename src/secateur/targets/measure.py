@@ -1,102 +1,18 @@
-"""How long does each of several networks take, so that they can be compared? Knows no runtime: it calls what it is given.
+"""Models measured side by side on a target: latency, peak memory, size."""
 
-The networks take turns, A B A B, in one process: what slows the machine down for a while slows all of them down alike, and the
-ratio of their medians stays. Times are of single calls, so that their spread and 99th percentile mean what they say.
-"""
-
-import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-import numpy as np
+from torch import Tensor, nn
 
 from secateur.errors import DataError
-
-MOST_RUNS = 1000
-"""Enough for a 99th percentile; no more are made unless asked for, however fast the network."""
-
-_WINDOW = 5
-_TOLERANCE = 0.05
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How long to measure.
-
-    Attributes:
-        runs: At least so many timed runs of each network, at least 2.
-        seconds: When these are done, go on until so much time has passed (or 1000 runs); the warm-up ends after that time, too.
-
-    Raises:
-        DataError: Fewer than 2 runs, or a time that is negative or not finite.
-    """
-
-    runs: int = 30
-    seconds: float = 10.0
-
-    def __post_init__(self) -> None:
-        if self.runs < 2:
-            raise DataError(f"{self.runs} runs give no median with a spread; measure at least 2, better 30")
-        if not (math.isfinite(self.seconds) and self.seconds >= 0):
-            raise DataError(f"a time limit of {self.seconds} s; give a finite number of seconds from 0")
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """How long single runs took, after a warm-up.
-
-    Attributes:
-        samples: Every timed run in seconds, in the order of measurement.
-        warmup: How many runs came before and were left out.
-        settled: Whether the times were stable when the warm-up ended: the medians of the last five runs and of the five before
-            them less than 5 % apart, for every network that took turns.
-    """
-
-    samples: tuple[float, ...]
-    warmup: int = 0
-    settled: bool = True
-
-    @property
-    def median(self) -> float:
-        """The median, in seconds."""
-        return float(np.median(self.samples))
-
-    @property
-    def p99(self) -> float:
-        """The 99th percentile in seconds, interpolated linearly; with fewer than 100 samples close to the slowest."""
-        return float(np.percentile(self.samples, 99))
-
-    @property
-    def quartiles(self) -> tuple[float, float]:
-        """The first and the third quartile, in seconds."""
-        low, high = np.percentile(self.samples, [25, 75])
-        return float(low), float(high)
-
-    @property
-    def spread(self) -> float:
-        """The interquartile range, in seconds."""
-        low, high = self.quartiles
-        return high - low
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """The memory that one run needs, in bytes, as the runtime's allocator counts it.
-
-    Attributes:
-        weights: Parameters and buffers, shared ones once.
-        activations: The most that was allocated at once during a run, beyond what was there before: activations, results and
-            the kernels' scratch space. Inputs are not counted.
-    """
-
-    weights: int
-    activations: int
-
-    @property
-    def peak(self) -> int:
-        """Weights and activations together."""
-        return self.weights + self.activations
+from secateur.targets.agreement import Agreement
+from secateur.targets.eager import EAGER
+from secateur.targets.memory import Memory
+from secateur.targets.target import Target
+from secateur.targets.turns import Effort, Latency, take_turns
+from secateur.torch import Inputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,114 +21,86 @@ class Measurement:
 
     Attributes:
         latency: How long a run takes.
-        memory: What a run needs.
-        stored: Bytes of the tensors that a file of it holds, tied ones once; a file's header comes on top.
+        memory: What a run needs; None where the runtime does not tell.
+        stored: Bytes of what the target loads: of its file, or of the tensors that a file of it holds, tied ones once.
+        target: What ran it: `PyTorch eager`, `ONNX Runtime 1.32.0`.
         device: Where it ran: `cpu`, `cuda:0`.
         threads: How many CPU threads the runtime used within an operator.
+        agreement: How near its outputs were to PyTorch's; None where PyTorch ran the model as it is.
     """
 
     latency: Latency
-    memory: Memory
+    memory: Memory | None
     stored: int
+    target: str
     device: str
     threads: int
+    agreement: Agreement | None = None
 
     def __str__(self) -> str:
         low, high = self.latency.quartiles
+        memory = f"peak memory {self.memory.peak / 2**20:.1f} MiB, " if self.memory is not None else ""
         return (
             f"median {self.latency.median * 1e3:.3f} ms (quartiles {low * 1e3:.3f} to {high * 1e3:.3f}, "
-            f"p99 {self.latency.p99 * 1e3:.3f}, {len(self.latency.samples)} runs, {self.device}, {self.threads} threads), "
-            f"peak memory {self.memory.peak / 2**20:.1f} MiB, {self.stored / 2**20:.1f} MiB stored"
+            f"p99 {self.latency.p99 * 1e3:.3f}, {len(self.latency.samples)} runs, {self.target} on {self.device}, "
+            f"{self.threads} threads), {memory}{self.stored / 2**20:.1f} MiB stored"
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """A ratio of two medians, with the interval that holds it with probability `level`."""
+def measure(
+    models: Mapping[str, nn.Module],
+    inputs: Inputs,
+    *,
+    target: Target = EAGER,
+    runs: int = 30,
+    seconds: float = 10.0,
+) -> dict[str, Measurement]:
+    """Measure models side by side: latency, peak memory, size.
 
-    value: float
-    low: float
-    high: float
-    level: float
-
-
-def take_turns(
-    calls: Mapping[str, Callable[[], object]], effort: Effort, clock: Callable[[], float] = time.perf_counter
-) -> dict[str, Latency]:
-    """Time several calls, each once a round, in their given order: A B A B.
+    All are loaded, and each is compared with PyTorch on the inputs. Then they take turns in one process: first until their times
+    are stable, then for the record.
 
     Args:
-        calls: What to time, by name. A call returns when its work is done.
-        effort: How many runs, and how long.
-        clock: The time in seconds.
+        models: By name, for example `{"dense": model, "pruned": small}`.
+        inputs: What every `model(...)` takes, on the models' device: a tensor, a tuple of positional or a mapping of keyword
+            arguments; in PyTorch also a list of several such calls, which are measured together.
+        target: Where: `Eager()`, `Compile()`, `OnnxRuntime()` or `OpenVINO()`, with its threads.
+        runs: At least so many timed runs of each, at least 2.
+        seconds: When these are done, go on until so much time has passed, or 1000 runs were made.
+
+    Returns:
+        For each name what was measured, in the order given.
 
     Raises:
-        DataError: There is nothing to time.
+        DataError: No models, inputs of an unknown kind, or a number out of its range.
+        TargetError: The target cannot run a model, or computes something else than PyTorch.
+        MissingExtraError: The runtime is not installed.
 
     Example:
-        >>> latencies = take_turns(
-        ...     {"short": lambda: sum(range(9)), "long": lambda: sum(range(9999))}, Effort(5, seconds=0)
-        ... )
-        >>> len(latencies["short"].samples)
-        5
+        >>> import torch
+        >>> models = {"dense": torch.nn.Linear(64, 64), "pruned": torch.nn.Linear(64, 16)}
+        >>> measured = measure(models, torch.zeros(1, 64), runs=5, seconds=0)
+        >>> measured["pruned"].stored
+        4160
     """
-    if not calls:
-        raise DataError("no network to measure; give at least one, by name")
-    warm: dict[str, list[float]] = {name: [] for name in calls}
-    started = clock()
-    while True:
-        _round(calls, warm, clock)
-        settled = all(_stable(times) for times in warm.values())
-        if settled or clock() - started >= effort.seconds:
-            break
-    timed: dict[str, list[float]] = {name: [] for name in calls}
-    started, done = clock(), 0
-    while done < effort.runs or (done < MOST_RUNS and clock() - started < effort.seconds):
-        _round(calls, timed, clock)
-        done += 1
-    return {name: Latency(tuple(times), warmup=len(warm[name]), settled=settled) for name, times in timed.items()}
-
-
-def ratio_of_medians(
-    first: Latency, second: Latency, generator: np.random.Generator, *, level: float = 0.95, resamples: int = 2000
-) -> Ratio:
-    """The median of `first` over the median of `second`: with dense and pruned, the speed-up.
-
-    The interval is the bootstrap's percentile interval. Whole rounds are drawn, so that both networks keep what they shared.
-
-    Args:
-        first: Taken in turns with `second`, so that the samples pair up.
-        second: Likewise.
-        generator: Draws the rounds.
-        level: The probability that the interval holds the ratio, in (0, 1).
-        resamples: How many times to draw.
-
-    Raises:
-        DataError: The two were not measured together.
-
-    Source:
-        B. Efron, R. Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3.
-    """
-    a, b = np.array(first.samples), np.array(second.samples)
-    if len(a) != len(b) or not len(a):
-        raise DataError(f"{len(a)} and {len(b)} samples do not pair up; measure both networks in one call")
-    draws = (generator.integers(len(a), size=len(a)) for _ in range(resamples))
-    ratios = [np.median(a[rounds]) / np.median(b[rounds]) for rounds in draws]
-    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
-    return Ratio(float(np.median(a) / np.median(b)), float(low), float(high), level)
-
-
-def _round(
-    calls: Mapping[str, Callable[[], object]], times: dict[str, list[float]], clock: Callable[[], float]
-) -> None:
-    for name, call in calls.items():
-        started = clock()
-        call()
-        times[name].append(clock() - started)
-
-
-def _stable(times: list[float]) -> bool:
-    if len(times) < 2 * _WINDOW:
-        return False
-    before, now = np.median(times[-2 * _WINDOW : -_WINDOW]), np.median(times[-_WINDOW:])
-    return bool(abs(now - before) <= _TOLERANCE * before)
+    effort = Effort(runs, seconds)
+    if not isinstance(inputs, (Tensor, tuple, Mapping, list)):
+        raise DataError(
+            f"inputs of type {type(inputs).__name__}; give a tensor, a tuple of positional or a dict of keyword arguments, "
+            "or a list of such calls"
+        )
+    with ExitStack() as stack:
+        loaded = {name: stack.enter_context(target.load(model, inputs)) for name, model in models.items()}
+        latencies = take_turns({name: one.run for name, one in loaded.items()}, effort)
+        return {
+            name: Measurement(
+                latency=latencies[name],
+                memory=one.memory() if one.memory is not None else None,
+                stored=one.stored,
+                target=one.target,
+                device=one.device,
+                threads=one.threads,
+                agreement=one.agreement,
+            )
+            for name, one in loaded.items()
+        }

@@ -5,12 +5,30 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from secateur.targets.measure import Memory
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The memory that one run needs, in bytes, as the runtime's allocator counts it.
+
+    Attributes:
+        weights: Parameters and buffers, shared ones once.
+        activations: The most that was allocated at once during a run, beyond what was there before: activations, results and
+            the kernels' scratch space. Inputs are not counted.
+    """
+
+    weights: int
+    activations: int
+
+    @property
+    def peak(self) -> int:
+        """Weights and activations together."""
+        return self.weights + self.activations
 
 
 def memory_of_one_run(model: nn.Module, run: Callable[[], object], device: torch.device) -> Memory:
