@@ -2,7 +2,9 @@
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import secateur as sc
-from secateur.errors import BudgetError, DataError, PlanError, RecoveryError, SecateurError
+from secateur import targets
+from secateur.errors import BudgetError, DataError, PlanError, RecoveryError, SecateurError, TargetError
 from secateur.report import render
 
 Recover = Callable[[nn.Module, Any], nn.Module | None]
@@ -46,9 +49,9 @@ def pruned(model: nn.Module | None = None, **choices: Any) -> sc.PruneResult:
 
 def adam(model: nn.Module, data: Any) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    for inputs, targets in data:
+    for inputs, labels in data:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(inputs), targets).backward()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
         optimizer.step()
 
 
@@ -178,3 +181,35 @@ def test_a_recovery_may_hold_the_zeros_of_a_copy_itself() -> None:
 
     result = pruned(sparsify=HALF, recover=careful)
     assert all(not parameter[~stays].any() for parameter, stays in result.weights.of(result.model))
+
+
+def test_the_target_is_tried_before_anything_else_and_named_in_the_report() -> None:
+    log: list[str] = []
+
+    @dataclass(frozen=True)
+    class Device:
+        refuses: bool = False
+
+        @contextmanager
+        def load(self, model: nn.Module, inputs: Any) -> Iterator[targets.Loaded]:
+            if self.refuses:
+                raise TargetError("it cannot run this")
+            log.append("load")
+            agreement = targets.Agreement(2e-7, 1e-3)
+            yield targets.Loaded("a device", lambda: log.append("run"), 77, "device:0", 3, agreement)
+
+    def told(stage: str, done: int, total: int) -> None:
+        if not done:
+            log.append(stage)
+
+    report = pruned(measure=True, target=Device(), progress=told).report
+
+    assert log.index("load") < log.index("score")
+    assert log.count("load") == 3  # the dense model once more, with the pruned one
+    assert report.latency[0].name == "a device on device:0, 3 threads, inputs 1\N{MULTIPLICATION SIGN}1\N{MULTIPLICATION SIGN}6\N{MULTIPLICATION SIGN}6"
+    proof = report.proofs[-1]
+    assert (proof.name, proof.value, proof.tolerance, proof.passed) == ("target = PyTorch", 2e-7, 1e-3, True)
+    assert {row.name: row.dense for row in report.rows}["bytes that a device loads"] == 77
+    assert "peak memory" not in {row.name for row in report.rows}
+    with pytest.raises(TargetError, match="it cannot run this"):
+        pruned(measure=True, target=Device(refuses=True), score=lambda *_: pytest.fail("a score was asked for"))

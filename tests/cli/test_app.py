@@ -1,6 +1,7 @@
 """The commands: their help, their results, and how they end."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -218,3 +219,27 @@ def test_the_program_runs_as_a_module_and_keeps_its_exit_code(folder: Path) -> N
     assert (
         done.stderr == "JobError: there is no job file nowhere.toml; secateur prune --help shows what one looks like\n"
     )
+
+
+def test_bench_measures_on_a_runtime(folder: Path, secateur: Command) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: make install")
+    models = "net.py:build_with_inputs", "net.py:build_with_inputs"
+    quick = "--runs", 5, "--seconds", 0, "--target", "onnxruntime", "--threads", 1
+
+    told, found = secateur("bench", *models, *quick), secateur("bench", *models, *quick, "--json")
+
+    assert told.code == 0, told.err
+    words = " ".join(told.out.split())
+    assert "not measured" in words, "the runtime does not tell its memory"
+    assert re.search(r"in turns by ONNX Runtime [\d.]+ on cpu, 1 thread\. Outputs are at most .* off PyTorch's", words)
+    for one in json.loads(found.out)["models"]:
+        assert one["target"].startswith("ONNX Runtime")
+        assert one["difference"] < one["tolerance"]
+        assert one["peak_memory_bytes"] is None
+
+
+def test_bench_refuses_an_option_that_the_target_has_not(folder: Path, secateur: Command) -> None:
+    ended = secateur("bench", "net.py:build_with_inputs", "net.py:build_with_inputs", "--precision", "bf16")
+
+    assert ended.code == 2
+    assert "target: 'eager' has no option 'precision'" in " ".join(ended.err.split())

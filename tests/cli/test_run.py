@@ -1,6 +1,7 @@
 """Jobs, run through the command line: what is written, what is printed, and how every fault ends."""
 
 import json
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -344,3 +345,33 @@ def test_errors_are_json_too(folder: Path, secateur: Command) -> None:
 
     assert json.loads(ended.err)["exit_code"] == ended.code == 4
     assert ended.out == ""
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('[target]\nname = "onnxruntme"', "target: there is no 'onnxruntme'; did you mean 'onnxruntime'?"),
+        ('[target]\nname = "eager"\nprecision = "bf16"', "target: 'eager' has no option 'precision'"),
+        ('[target]\nname = "openvino"\nprecision = "int4"', "precision 'int4'; OpenVINO is measured in fp32 or bf16"),
+    ],
+)
+def test_a_target_that_there_is_not_is_refused(folder: Path, secateur: Command, table: str, message: str) -> None:
+    (folder / "job.toml").write_text(JOB + table)
+
+    ended = secateur("prune", "job.toml")
+
+    assert ended.code in (2, 6)
+    assert message in " ".join(ended.err.split())
+
+
+def test_a_job_measures_on_the_target_that_it_names(folder: Path, secateur: Command) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed: make install")
+    job = JOB.replace("measure = false", "")
+    (folder / "job.toml").write_text(job + '[target]\nname = "openvino"\nthreads = 1\n')
+
+    ended = secateur("prune", "job.toml", "--json")
+
+    assert ended.code == 0, ended.err
+    (latency,) = RunRecord.read(folder / "out/report.json").latency
+    assert re.match(r"OpenVINO [\d.]+ in fp32 on cpu, 1 thread, inputs 1.1.6.6", latency.name)
+    assert json.loads(ended.out)["proofs"][-1]["name"] == "target = PyTorch"

@@ -58,8 +58,8 @@ def agreement(
         if difference > tolerance:
             raise TargetError(
                 f"{target} computes something else than PyTorch: output {number} of {len(differences)}, of shape "
-                f"{shapes[number]}, is off by {difference:.1e} of its largest value, where {tolerance:g} is allowed; take another "
-                "target, version or precision of the runtime, and do not trust what this one computes"
+                f"{shapes[number]}, is off by {difference:.1e} of its largest value, where {tolerance:g} is allowed; take "
+                "another target, version or precision of the runtime, and do not trust what this one computes"
             )
     return Agreement(max(differences, default=0.0), tolerance)
 
