@@ -123,6 +123,18 @@ def test_a_model_that_cannot_be_exported_is_refused_with_the_line(runtime: type[
         pass
 
 
+def test_an_operator_that_the_runtime_has_not_is_named_with_its_line(runtime: type[Any]) -> None:
+    class Eigenvalues(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.linalg.eigvals(x).abs()
+
+    with (
+        pytest.raises(TargetError, match=r"cannot run Eigenvalues: .* at aten.*eig.* \(.*test_runtimes.py:\d+\)"),
+        runtime().load(Eigenvalues(), torch.eye(3)),
+    ):
+        pass
+
+
 def test_several_calls_are_refused(runtime: type[Any]) -> None:
     with (
         pytest.raises(TargetError, match="a program is that of one call; give the inputs of one, not a list of 2"),

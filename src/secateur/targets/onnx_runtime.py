@@ -46,6 +46,7 @@ class OnnxRuntime:
         with TemporaryDirectory() as folder:
             with refusing(target, model):
                 program = program_of(model, inputs)
+            with refusing(target, model, program):
                 session = _session(runtime, _written(program, Path(folder)), threads)
                 names = [one.name for one in session.get_inputs()]
                 arrays = [tensor.numpy() for tensor in program.inputs]

@@ -54,6 +54,7 @@ class OpenVINO:
         with TemporaryDirectory() as folder:
             with refusing(target, model):
                 program = program_of(model, inputs)
+            with refusing(target, model, program):
                 file = Path(folder, "model.xml")
                 runtime.save_model(runtime.convert_model(program.exported), file, compress_to_fp16=False)
                 compiled = _compiled(runtime, file, self.threads or torch.get_num_threads(), hint)

@@ -1,6 +1,5 @@
 """Finds the branches of a watched model, and what of the model goes with each: modules, or the nodes of a graph."""
 
-import re
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from torch.fx import GraphModule
 from secateur.axes import Branch, Branches, Contraction, FrozenBranch, Joint, Network, Removal, StandIn
 from secateur.axes.branches import branch_name
 from secateur.torch.flow import Call, Flow, Sum
-from secateur.torch.places import is_users, short
+from secateur.torch.places import line_in
 
 Trial = Callable[[Sequence["Unit"]], None]
 """Runs the model without the modules of these units, and notes in each whether that works."""
@@ -146,7 +145,7 @@ class _Graph:
         """Each by itself; sums that are only a part of a node are none."""
         for unit in units:
             (one, _), *_ = unit.sums
-            one.where = one.where or _line(self.traces[self.flow.nodes[one.number]])
+            one.where = one.where or line_in(self.traces[self.flow.nodes[one.number]])
         return [unit for unit in units if len(self.runs[self.flow.nodes[unit.sums[0][0].number]]) == 1]
 
     def operators(self, unit: Unit) -> Collection[int]:
@@ -312,12 +311,6 @@ def _results(flow: Flow, call: Call) -> tuple[str, ...] | None:
         else:
             return ("",)
     return tuple(items)
-
-
-def _line(stack: str) -> str:
-    """The innermost line of a stack that is the user's: a graph remembers the code that it was made of."""
-    lines = [f"{short(file)}:{line}" for file, line in re.findall(r'File "(.+)", line (\d+)', stack) if is_users(file)]
-    return lines[-1] if lines else ""
 
 
 def _only_read_by(flow: Flow, tensors: Mapping[int, str], operators: Collection[int]) -> tuple[str, ...]:

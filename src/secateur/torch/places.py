@@ -1,6 +1,7 @@
 """Where in the user's code something happens: the line and the module that are running."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -57,6 +58,12 @@ def line_of(error: BaseException) -> str:
             line = f"{short(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
         trace = trace.tb_next
     return line or "inside torch"
+
+
+def line_in(stack: str) -> str:
+    """The innermost line of a stack that is the user's: a graph remembers the code that it was made of."""
+    lines = [f"{short(file)}:{line}" for file, line in re.findall(r'File "(.+)", line (\d+)', stack) if is_users(file)]
+    return lines[-1] if lines else ""
 
 
 def short(file: str) -> str:

@@ -1,5 +1,6 @@
 """A model as a program for a runtime: a function from tensors to tensors, with the shapes of the example inputs."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.errors import CaptureError
 from secateur.torch.capture import Inputs, call, open_paths
-from secateur.torch.places import cause_of
+from secateur.torch.places import cause_of, line_in
 from secateur.torch.replicate import replicate
 from secateur.torch.structure import tensors_in
 
@@ -28,6 +29,18 @@ class Program:
     exported: ExportedProgram
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+
+    def named_in(self, words: str) -> list[str]:
+        """The operators that are named in the words of a runtime, each with the line of code that it comes from."""
+        for exported in (
+            self.exported,
+            self.exported.run_decompositions(),
+        ):  # a runtime may have taken it further apart
+            nodes = [node for node in exported.graph.nodes if node.op == "call_function"]
+            named = [node for node in nodes if re.search(rf"\b{re.escape(str(node.target))}\b", words)]
+            if named:
+                return list(dict.fromkeys(f"{node.target} ({line_in(node.stack_trace or '')})" for node in named))
+        return []
 
 
 def program_of(model: nn.Module, inputs: Inputs) -> Program:
