@@ -1,6 +1,7 @@
 """A model as a program for a runtime: a function from tensors to tensors, with the shapes of the example inputs."""
 
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -32,10 +33,10 @@ class Program:
 
     def named_in(self, words: str) -> list[str]:
         """The operators that are named in the words of a runtime, each with the line of code that it comes from."""
-        for exported in (
-            self.exported,
-            self.exported.run_decompositions(),
-        ):  # a runtime may have taken it further apart
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of its own code
+            apart = self.exported.run_decompositions()
+        for exported in (self.exported, apart):  # a runtime may have taken it further apart
             nodes = [node for node in exported.graph.nodes if node.op == "call_function"]
             named = [node for node in nodes if re.search(rf"\b{re.escape(str(node.target))}\b", words)]
             if named:
