@@ -183,6 +183,19 @@ class Powers(Views):
         return self.head(out)
 
 
+class OneReadsMore(Powers):
+    """One of the entries reads something that the others do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.randn(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = [e.weight.sum(0) * x for e in self.experts]
+        made[1] = made[1] * self.shift
+        return self.head(torch.stack(made).sum(0))
+
+
 class LastIsOther(Powers):
     def forward(self, x: Tensor) -> Tensor:
         last = len(self.experts) - 1
@@ -228,7 +241,7 @@ class Auxiliary(nn.Module):
         return (self.head(second),)
 
 
-@pytest.mark.parametrize("cls", [Views, Factors, Powers, LastIsOther, Overwrites, Decays, Auxiliary])
+@pytest.mark.parametrize("cls", [Views, Factors, Powers, OneReadsMore, LastIsOther, Overwrites, Decays, Auxiliary])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_list_stays_whose_entries_are_not_alike(
     cls: type[nn.Module], seed: int, prune_every_way: Callable[..., object]

@@ -227,7 +227,7 @@ class Entries:
                     followed.why = "the model returns what some of its entries made"
         self.evaluated()
         for followed in self._followed:
-            if not (followed.why or _read_the_same(list(followed.outside.values()))):
+            if not (followed.why or _read_the_same([followed.outside.get(i, []) for i in range(followed.size)])):
                 followed.why = "its entries do not all read the same"
         together = self._together()
         for members in together:

@@ -82,7 +82,10 @@ ENTRIES = (
         "tokens_of_stages",
         randomised(TokensOfStages),
         normal((2, 4)),
-        (axis("neurons", 5, "stages.{0,1,2}.{weight,bias}:0 head.weight:1"),),
+        (
+            axis("neurons", 5, "stages.{0,1,2}.{weight,bias}:0 head.weight:1"),
+            axis("groups", 3, "stages:0 mix.weight:1", exact=False),
+        ),
     ),
     ZooEntry(
         "pooled_channels_last",
